@@ -1,0 +1,191 @@
+"""The graph IR: typed nodes in a `networkx.MultiDiGraph`, each with the layers of the source it came from.
+
+A node is one operation with one result; nodes are named, and a node's name is how others refer to it. Leaves are `input`,
+`parameter` and `constant`. What the graph is for stands in `outputs`, `losses`, `metrics` (name → node) and `updates`
+(parameter node → node whose value it takes when the program ends).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from compiler import dims
+from compiler.dims import Dim
+
+DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32", "i8": "int8", "u8": "uint8",
+          "u32": "uint32", "bool": "bool"}
+FLOATS = ("f64", "f32", "f16")
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Element type (a word of DTYPES) and shape, outermost dim first."""
+
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> Dim:
+        """Number of elements."""
+        return dims.product(self.shape)
+
+    @property
+    def bytes(self) -> Dim:
+        return self.size * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(DTYPES[self.dtype]).itemsize
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in FLOATS
+
+    def with_shape(self, *shape: Dim) -> TensorType:
+        return TensorType(self.dtype, tuple(shape))
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """A layer of the source: the user's path to it (`i3a/b3/reduce`) and the place of its text (`file:line:column`)."""
+
+    layer: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation. `inputs` are names of nodes, in order; `attrs` hold plain data (numbers, strings, tuples, arrays)."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    type: TensorType
+    attrs: dict[str, Any] = field(default_factory=dict, hash=False)
+    origins: frozenset[Origin] = frozenset()
+
+
+class Graph:
+    """Nodes in a MultiDiGraph (`nx`): edge u → v with key i says that u is input i of v."""
+
+    def __init__(self, name: str = "net"):
+        self.name = name
+        self.nx = nx.MultiDiGraph()
+        self.outputs: dict[str, str] = {}
+        self.losses: dict[str, str] = {}
+        self.metrics: dict[str, str] = {}
+        self.updates: dict[str, str] = {}
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Node:
+        return self.nx.nodes[name]["node"]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.nx
+
+    def __len__(self) -> int:
+        return len(self.nx)
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, in the order they were added."""
+        return (data["node"] for _, data in self.nx.nodes(data=True))
+
+    def sorted(self) -> list[Node]:
+        """All nodes, inputs before users; among the ready ones the one that was added first comes first."""
+        order = {name: i for i, name in enumerate(self.nx)}
+        return [self[name] for name in nx.lexicographical_topological_sort(self.nx, key=order.__getitem__)]
+
+    def users(self, name: str) -> list[Node]:
+        """The nodes that read `name`, each once."""
+        return [self[user] for user in self.nx.successors(name)]
+
+    def leaves(self, op: str) -> list[Node]:
+        """The nodes of a leaf op: "input", "parameter" or "constant"."""
+        return [node for node in self.nodes() if node.op == op]
+
+    def results(self) -> list[str]:
+        """The nodes this graph exists for."""
+        return [*self.outputs.values(), *self.losses.values(), *self.metrics.values(), *self.updates.values()]
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def add(self, node: Node) -> str:
+        """Adds a node whose inputs are there already; returns its name."""
+        if node.name in self.nx:
+            raise ValueError(f"there is a node {node.name!r} already")
+        missing = [i for i in node.inputs if i not in self.nx]
+        if missing:
+            raise ValueError(f"node {node.name!r} reads {missing}, which do not exist")
+        self.nx.add_node(node.name, node=node)
+        for position, source in enumerate(node.inputs):
+            self.nx.add_edge(source, node.name, key=position)
+        return node.name
+
+    def update(self, name: str, **changes: Any) -> Node:
+        """Replaces fields of a node (not its name); edges follow a change of `inputs`."""
+        node = replace(self[name], **changes)
+        if "inputs" in changes:
+            self.nx.remove_edges_from([(u, v, k) for u, v, k in self.nx.in_edges(name, keys=True)])
+            for position, source in enumerate(node.inputs):
+                self.nx.add_edge(source, name, key=position)
+        self.nx.nodes[name]["node"] = node
+        return node
+
+    def replace_uses(self, old: str, new: str) -> None:
+        """Every reader of `old`, results included, reads `new` instead."""
+        for user in self.users(old):
+            if user.name != new:
+                self.update(user.name, inputs=tuple(new if i == old else i for i in user.inputs))
+        for table in (self.outputs, self.losses, self.metrics, self.updates):
+            for key, value in table.items():
+                if value == old:
+                    table[key] = new
+
+    def remove(self, name: str) -> None:
+        """Removes a node that nothing reads."""
+        if self.nx.out_degree(name):
+            raise ValueError(f"node {name!r} is still read")
+        self.nx.remove_node(name)
+
+    def fresh(self, name: str) -> str:
+        """`name`, or `name` with the first number that makes it unique."""
+        if name not in self.nx:
+            return name
+        number = 2
+        while f"{name}.{number}" in self.nx:
+            number += 1
+        return f"{name}.{number}"
+
+    def copy(self) -> Graph:
+        """A graph that can be changed without changing this one (nodes are immutable and shared)."""
+        other = Graph(self.name)
+        other.nx = self.nx.copy()
+        for table in ("outputs", "losses", "metrics", "updates"):
+            setattr(other, table, dict(getattr(self, table)))
+        return other
+
+    def prune(self, keep: Callable[[Node], bool] = lambda node: False) -> Graph:
+        """Drops, in place, nodes no result depends on, except those that `keep` names; returns self."""
+        wanted = set(self.results()) | {node.name for node in self.nodes() if keep(node)}
+        for name in list(wanted):
+            wanted |= nx.ancestors(self.nx, name)
+        self.nx.remove_nodes_from([name for name in self.nx if name not in wanted])
+        return self
+
+
+def unite(origins: Iterable[frozenset[Origin]]) -> frozenset[Origin]:
+    """All origins together."""
+    return frozenset().union(*origins)

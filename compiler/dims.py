@@ -24,7 +24,7 @@ class Quotient:
     divisor: int
 
     def __str__(self) -> str:
-        return f"({self.numerator})//{self.divisor}"
+        return f"(({self.numerator})//{self.divisor})"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def product(dims: Any) -> Dim:
 
 
 def parse(text: str) -> Dim:
-    """Reads what `str` prints: `N*3`, `(N + 1)//2`, `7`. Raises ValueError."""
+    """Reads what `str` prints: `N*3`, `((N + 1)//2)`, `7`. Raises ValueError."""
     tokens = re.findall(r"\d+|[A-Za-z_]\w*|//|[-+*()]|\S", text)
     position = 0
 

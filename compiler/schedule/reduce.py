@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tvm.tirx import PrimExpr
+from tvm.ir import Expr
 
 
-def _identity(value: PrimExpr) -> PrimExpr:
+def _identity(value: Expr) -> Expr:
     return value
 
 
@@ -26,6 +26,6 @@ class Reduce:
     """
 
     kind: Literal["sum", "max", "min", "argmax"]
-    extents: Sequence[PrimExpr]
-    value: Callable[[list[PrimExpr]], PrimExpr]
-    finish: Callable[[PrimExpr], PrimExpr] = _identity
+    extents: Sequence[Expr]
+    value: Callable[[list[Expr]], Expr]
+    finish: Callable[[Expr], Expr] = _identity

@@ -2,7 +2,8 @@
 
 A node is one operation with one result; nodes are named, and a node's name is how others refer to it. Leaves are `input`,
 `parameter` and `constant`. What the graph is for stands in `outputs`, `losses`, `metrics` (name → node) and `updates`
-(parameter node → node whose value it takes when the program ends).
+(parameter node → node whose value it takes when the program ends). A training graph also says in `gradients` which node is
+the gradient of which parameter: what comes after those is the optimizer's.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Graph:
         self.losses: dict[str, str] = {}
         self.metrics: dict[str, str] = {}
         self.updates: dict[str, str] = {}
+        self.gradients: dict[str, str] = {}
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class Graph:
         for user in self.users(old):
             if user.name != new:
                 self.update(user.name, inputs=tuple(new if i == old else i for i in user.inputs))
-        for table in (self.outputs, self.losses, self.metrics, self.updates):
+        for table in (self.outputs, self.losses, self.metrics, self.updates, self.gradients):
             for key, value in table.items():
                 if value == old:
                     table[key] = new
@@ -173,7 +175,7 @@ class Graph:
         """A graph that can be changed without changing this one (nodes are immutable and shared)."""
         other = Graph(self.name)
         other.nx = self.nx.copy()
-        for table in ("outputs", "losses", "metrics", "updates"):
+        for table in ("outputs", "losses", "metrics", "updates", "gradients"):
             setattr(other, table, dict(getattr(self, table)))
         return other
 

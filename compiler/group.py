@@ -1,0 +1,154 @@
+"""Which nodes share a kernel: an anchor with the element-wise work behind it, and cheap element-wise work before it.
+
+A group has one anchor (its first node that is not element-wise, or its first node) and a tail of element-wise nodes of the
+anchor's shape. Every member that somebody outside reads is a result of the group. Reshapes are views of memory and belong
+to no group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import networkx as nx
+
+from compiler.ir import Graph, Node
+from compiler.ops import REGISTRY
+
+VIEWS = ("reshape", "flatten")
+READS_ONCE = ("conv", "conv_weight_grad", "conv_input_grad", "sum", "mean", "max", "transpose", "pad", "slice")
+
+
+@dataclass
+class Group:
+    """Nodes of one kernel. `inlined` are element-wise producers that the anchor computes while it reads its operands."""
+
+    anchor: str
+    members: list[str]
+    inlined: list[str] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    update: bool = False  # computes new values of parameters, after all gradients
+
+    @property
+    def nodes(self) -> list[str]:
+        return [*self.inlined, *self.members]
+
+
+def is_view(node: Node) -> bool:
+    return node.op in VIEWS
+
+
+def is_leaf(node: Node) -> bool:
+    return node.op in ("input", "parameter", "constant")
+
+
+def view_root(graph: Graph, name: str) -> str:
+    """The node whose memory a chain of views shows."""
+    while is_view(graph[name]):
+        name = graph[name].inputs[0]
+    return name
+
+
+def group(graph: Graph) -> list[Group]:
+    """The kernels of a graph of primitives, in an order in which they can run; updates of parameters come last."""
+    order = [n for n in graph.sorted() if not is_leaf(n) and not is_view(n)]
+    position = {name: i for i, name in enumerate(n.name for n in graph.sorted())}
+    before = _before_updates(graph)
+    home: dict[str, Group] = {}
+    groups: list[Group] = []
+    for node in order:
+        host = _host(graph, node, home, position, before)
+        if host is None:
+            host = Group(node.name, [], update=node.name not in before)
+            groups.append(host)
+        host.members.append(node.name)
+        home[node.name] = host
+    for g in groups:
+        g.results = _results(graph, g)
+    groups = _inline_producers(graph, groups, home)
+    return _ordered(graph, groups, home)
+
+
+def _before_updates(graph: Graph) -> set[str]:
+    """Everything that runs before parameters change: what results other than updates need, and the gradients."""
+    seeds = [*graph.outputs.values(), *graph.losses.values(), *graph.metrics.values(), *graph.gradients.values()]
+    return set(seeds).union(*(nx.ancestors(graph.nx, seed) for seed in set(seeds)))
+
+
+def _host(graph: Graph, node: Node, home: dict, position: dict, before: set) -> Group | None:
+    """The group whose tail `node` can join: that of its latest operand of the same shape, if nothing else that it reads
+    depends on that group (the kernel would wait for itself)."""
+    if not REGISTRY[node.op].pointwise:
+        return None
+    hosts = [i for i in node.inputs if i in home and graph[i].type.shape == node.type.shape]
+    if not hosts:
+        return None
+    latest = max(hosts, key=position.__getitem__)
+    host = home[latest]
+    if (latest in before) != (node.name in before):
+        return None
+    inside = set(host.members)
+    first = min(position[m] for m in inside)
+    others = [i for i in node.inputs if i not in inside and position[i] > first]
+    return None if any(_depends(graph, i, inside, position, first) for i in others) else host
+
+
+def _depends(graph: Graph, name: str, on: set[str], position: dict, first: int) -> bool:
+    """Whether `name` depends on a node of `on`, none of which stands before position `first`."""
+    stack, seen = [name], set()
+    while stack:
+        current = stack.pop()
+        if current in on:
+            return True
+        if current not in seen and position[current] > first:
+            seen.add(current)
+            stack += graph[current].inputs
+    return False
+
+
+def _results(graph: Graph, g: Group) -> list[str]:
+    wanted = set(graph.results())
+    inside = set(g.members)
+    return [m for m in g.members if m in wanted or any(u not in inside for u in graph.nx.successors(m))]
+
+
+def _inline_producers(graph: Graph, groups: list[Group], home: dict) -> list[Group]:
+    """Puts an element-wise group that has a single reader into that reader, where the reader reads each element once."""
+    wanted = set(graph.results())
+    gone: set[int] = set()
+    for g in groups:
+        anchor = graph[g.anchor]
+        if anchor.op not in READS_ONCE:
+            continue
+        for source in dict.fromkeys(anchor.inputs):
+            producer = home.get(source)
+            if (producer is None or producer is g or id(producer) in gone or source in wanted
+                    or not all(REGISTRY[graph[m].op].pointwise for m in producer.members) or producer.inlined
+                    or producer.results != [source] or {u.name for u in graph.users(source)} != {g.anchor}
+                    or producer.update != g.update):
+                continue
+            g.inlined += producer.members
+            gone.add(id(producer))
+            for member in producer.members:
+                home[member] = g
+    return [g for g in groups if id(g) not in gone]
+
+
+def _ordered(graph: Graph, groups: list[Group], home: dict) -> list[Group]:
+    """Producers before readers; whoever reads a parameter before the kernel that overwrites it; updates last."""
+    index = {id(g): i for i, g in enumerate(groups)}
+    edges = nx.DiGraph()
+    edges.add_nodes_from(range(len(groups)))
+    readers: dict[str, set[int]] = {}
+    for i, g in enumerate(groups):
+        for member in g.nodes:
+            for source in graph[member].inputs:
+                root = view_root(graph, source)
+                if root in home and home[root] is not g:
+                    edges.add_edge(index[id(home[root])], i)
+                readers.setdefault(root, set()).add(i)
+    for parameter, value in graph.updates.items():
+        writer = home.get(view_root(graph, value))
+        if writer is not None:
+            edges.add_edges_from((r, index[id(writer)]) for r in readers.get(parameter, ()) if r != index[id(writer)])
+    rank = {i: (groups[i].update, i) for i in range(len(groups))}
+    return [groups[i] for i in nx.lexicographical_topological_sort(edges, key=rank.__getitem__)]

@@ -1,0 +1,139 @@
+"""The artifact on disk: a stored zip with a manifest, a hash of every member and one over the manifest.
+
+The one leaf that compiler and runtime share; standard library only. Hashes show damage, not trust: an artifact holds
+native code.
+
+Manifest, format 1
+  net, target {kind, name, …}, symbols [names of symbolic dims, the batch first]
+  inputs      [{name, dtype, shape, role, classes}]
+  parameters  [{path, dtype, shape, offset, bytes, kind, trainable, layer}] in one flat buffer of parameter_bytes;
+              kind is weight, state (running statistics), optimizer, or constant
+  programs    {run | evaluate | step: {symbol, arguments, arena, kernels, update_from}}
+     arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
+     arena     [[bytes, {symbol: power}], …]: size of the working memory as a polynomial of the symbols
+     kernels   [{name, ops, layers, macs, flops, bytes, result: {at, offset, dtype, shape}}] in execution order
+     update_from: index of the first kernel that changes parameters
+  train, data: the resolved sections, or null
+Shapes hold numbers and strings (polynomials over the symbols, as text).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import NetcError
+
+FORMAT = 1
+MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled network in memory: manifest and members (name → bytes)."""
+
+    manifest: dict[str, Any]
+    members: Mapping[str, bytes] = field(repr=False)
+    path: str | None = None
+
+
+def write(path: str | os.PathLike, manifest: dict[str, Any], members: Mapping[str, bytes]) -> None:
+    """Writes the artifact atomically: `path` is either the whole new file or what it was."""
+    manifest = dict(manifest, format=FORMAT, members={
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(members.items())})
+    text = json.dumps(manifest, indent=1).encode()
+    with atomic(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        everything = {MANIFEST: text, DIGEST: hashlib.sha256(text).hexdigest().encode(), **dict(sorted(members.items()))}
+        for name, data in everything.items():
+            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
+
+
+def read(path: str | os.PathLike) -> Artifact:
+    """Reads and verifies an artifact. Raises NetcError E0601 (not there), E0602 (not an artifact), E0603 (damaged)."""
+    name = os.fspath(path)
+    if not os.path.isfile(name):
+        raise NetcError("E0601", f"there is no artifact {name}", "make one with `netc compile NET.net -o FILE.netb`")
+    try:
+        with zipfile.ZipFile(name) as archive:
+            members = {info.filename: archive.read(info) for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as problem:
+        raise _unreadable(name, problem) from problem
+    if MANIFEST not in members or DIGEST not in members:
+        raise NetcError("E0602", f"{name} is a zip file, but not a netc artifact", "give a file made by `netc compile`")
+    text = members.pop(MANIFEST)
+    if hashlib.sha256(text).hexdigest().encode() != members.pop(DIGEST):
+        raise NetcError("E0603", f"{name} is damaged: its manifest does not match its hash", "compile it again")
+    manifest = json.loads(text)
+    if manifest.get("format") != FORMAT:
+        raise NetcError("E0604", f"{name} has artifact format {manifest.get('format')}; this netc reads {FORMAT}",
+                        "compile it again with this version")
+    listed = manifest["members"]
+    for member in sorted(set(listed) | set(members)):
+        if member not in members or member not in listed \
+                or hashlib.sha256(members[member]).hexdigest() != listed[member]["sha256"]:
+            raise NetcError("E0603", f"{name} is damaged: its member `{member}` does not match its hash",
+                            "compile it again")
+    return Artifact(manifest, members, name)
+
+
+def _unreadable(name: str, problem: Exception) -> NetcError:
+    with open(name, "rb") as stream:
+        ours = stream.read(2) == b"PK"
+    if ours:
+        return NetcError("E0603", f"{name} is damaged: {problem}", "compile it again")
+    return NetcError("E0602", f"{name} is not a netc artifact", "give a file made by `netc compile`")
+
+
+class atomic:
+    """`with atomic(path) as stream`: a temporary file beside `path` that takes its place only when all went well."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def __enter__(self):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        except OSError as problem:
+            raise NetcError("E0605", f"cannot write {self.path}: {problem.strerror}", "choose another place") from problem
+        self.stream = os.fdopen(handle, "wb")
+        return self.stream
+
+    def __exit__(self, kind, value, trace) -> None:
+        if kind is None:
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+        self.stream.close()
+        if kind is not None:
+            os.unlink(self.temporary)
+            return
+        mode = 0o666 & ~_umask()
+        os.chmod(self.temporary, mode)
+        try:
+            os.replace(self.temporary, self.path)
+        except OSError as problem:
+            os.unlink(self.temporary)
+            raise NetcError("E0605", f"cannot write {self.path}: {problem.strerror}", "choose another place") from problem
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def size(polynomial: list, env: Mapping[str, int]) -> int:
+    """Value of a size polynomial of the manifest, [[factor, {symbol: power}], …], for given symbol values."""
+    total = 0
+    for factor, powers in polynomial:
+        for symbol, power in powers.items():
+            factor *= env[symbol] ** power
+        total += factor
+    return total

@@ -120,6 +120,20 @@ def evaluate(dim: Dim, env: Mapping[str, Any], const: Callable[[int], Any] = int
     return total
 
 
+def as_json(dim: Dim) -> int | str | list:
+    """The prefix form that `runtime.format.size` evaluates."""
+    if isinstance(dim, int):
+        return dim
+    terms = []
+    for monomial, factor in dim.terms:
+        atoms: list = [factor] if factor != 1 or not monomial else []
+        for atom, power in monomial:
+            one = ["//", as_json(atom.numerator), atom.divisor] if isinstance(atom, Quotient) else atom
+            atoms += [one] * power
+        terms.append(atoms[0] if len(atoms) == 1 else ["*", *atoms])
+    return terms[0] if len(terms) == 1 else ["+", *terms]
+
+
 def product(dims: Any) -> Dim:
     """The product of several dims (1 of none)."""
     result: Dim = 1

@@ -10,17 +10,18 @@ Manifest, format 1
               kind is weight, state (running statistics), optimizer, or constant
   programs    {run | evaluate | step: {symbol, arguments, arena, kernels, update_from}}
      arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
-     arena     [[bytes, {symbol: power}], …]: size of the working memory as a polynomial of the symbols
+     arena     bytes of working memory
      kernels   [{name, ops, layers, macs, flops, bytes, result: {at, offset, dtype, shape}}] in execution order
      update_from: index of the first kernel that changes parameters
   train, data: the resolved sections, or null
-Shapes hold numbers and strings (polynomials over the symbols, as text).
+Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums and products of sizes in prefix form; see `size`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -129,11 +130,14 @@ def _umask() -> int:
     return mask
 
 
-def size(polynomial: list, env: Mapping[str, int]) -> int:
-    """Value of a size polynomial of the manifest, [[factor, {symbol: power}], …], for given symbol values."""
-    total = 0
-    for factor, powers in polynomial:
-        for symbol, power in powers.items():
-            factor *= env[symbol] ** power
-        total += factor
-    return total
+def size(expression: int | str | list, env: Mapping[str, int]) -> int:
+    """The value of a size of the manifest: a number, a symbol, or ["+" | "*" | "//", operand, …]."""
+    if isinstance(expression, int):
+        return expression
+    if isinstance(expression, str):
+        return env[expression]
+    operator, *operands = expression
+    values = [size(operand, env) for operand in operands]
+    if operator == "+":
+        return sum(values)
+    return math.prod(values) if operator == "*" else values[0] // values[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -96,12 +97,16 @@ def _first(bad: np.ndarray) -> tuple[int, tuple[int, ...]]:
 
 def _fit_type(values: np.ndarray, field: Field, place: Place) -> np.ndarray:
     target = field.numpy_dtype
+    if values.dtype == target and target.kind in "biu":
+        return np.ascontiguousarray(values)
     if values.dtype.kind == "f":
         bad = ~np.isfinite(values)
         if bad.any():
             row, index = _first(bad)
             raise NetcError("E0556", f"`{field.name}` holds {values[index]}, which is no number to learn from",
                             "remove the example or fill in a value", place.row(row))
+        if target.kind in "biu":
+            values = values.astype(np.float64, copy=False)  # f16 and f32 cannot hold the bounds compared with below
     if target.kind == "b":
         low, high = 0, 1
     elif target.kind in "iu":
@@ -149,7 +154,7 @@ def encode_labels(cells: Sequence[str], field: Field, place: Place,
     distinct = Counter(cells)
     if not (known and all(cell in known for cell in distinct)):
         if all(_is_whole(cell) for cell in distinct):
-            return np.array([int(cell) for cell in cells], dtype=np.int64), known
+            return np.array([int(cell.partition(".")[0]) for cell in cells], dtype=np.int64), known
         if known:
             row, cell = next((row, cell) for row, cell in enumerate(cells) if cell not in known)
             raise NetcError("E0557", f"`{field.name}` is `{cell}`, which is none of the classes "
@@ -166,7 +171,10 @@ def encode_labels(cells: Sequence[str], field: Field, place: Place,
     return np.array([number[cell] for cell in cells], dtype=np.int64), known
 
 
+# Tables written by other programs often hold class 3 as 3.0.
+WHOLE = re.compile(r"[+-]?[0-9]{1,18}(\.0*)?")
+
+
 def _is_whole(cell: str) -> bool:
     # 18 digits fit int64; a longer run of digits is an identifier, not a class.
-    digits = cell[1:] if cell[:1] in ("-", "+") else cell
-    return digits.isascii() and digits.isdigit() and len(digits) <= 18
+    return WHOLE.fullmatch(cell) is not None

@@ -33,9 +33,10 @@ def read_csv(path: Path, fields: Sequence[Field], feed: Mapping[str, str | tuple
         cells = [columns[name] for name in _columns_of(field, fields, feed, header, path)]
         place = Place(str(path), ", ".join(feed_names(field, feed)), lines)
         if field.classes is not None:
-            if len(cells) != 1 or prod(field.shape) != 1:
-                raise NetcError("E0555", f"`{field.name}` is a class label and takes one column, not {len(cells)}",
-                                "feed it one column", str(path))
+            if len(cells) != 1:
+                raise NetcError("E0555", f"`{field.name}` is a class label of shape {list(field.shape)}; a table gives "
+                                "one class number for each example", "declare it as i32[N], or use an npz: source",
+                                str(path))
             numbers, found = encode_labels(_no_empty(cells[0], field, place), field, place, known.get(field.name))
             numbers = numbers.reshape(-1, *field.shape)
             check_classes(numbers, field, place)
@@ -71,8 +72,8 @@ def _columns_of(field: Field, fields: Sequence[Field], feed: Mapping[str, str | 
                 hint += f"; name others with feed = [{field.name} = [\"…\", \"…\"]]"
             raise NetcError("E0554", f"`{field.name}` needs a column `{name}`, which is not there", hint, f"{path}:1")
     if len(wanted) != prod(field.shape):
-        raise NetcError("E0555", f"`{field.name}` needs {prod(field.shape)} columns for its shape {list(field.shape)}, "
-                        f"`feed` gives {len(wanted)}", None, f"{path}:1")
+        raise NetcError("E0555", f"`{field.name}` of shape {list(field.shape)} takes {prod(field.shape)} of the columns, "
+                        f"not {len(wanted)}", f"say which: feed = [{field.name} = [\"…\", \"…\"]]", f"{path}:1")
     return wanted
 
 

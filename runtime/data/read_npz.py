@@ -31,7 +31,7 @@ def read_npz(path: Path, fields: Sequence[Field], feed: Mapping[str, str | tuple
                     arrays[field.name] = array
                     if found is not None:
                         names[field.name] = found
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise damaged(path, f"not an npz file: {error}", "write it with numpy.savez") from None
     return ArrayExamples(str(path), arrays, names)
 

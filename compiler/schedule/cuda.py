@@ -1,10 +1,10 @@
-"""The generic CUDA schedule: any fused group becomes one correct kernel, without tiles or tuning.
+"""The generic CUDA schedule: any op becomes one correct kernel, without tiles or tuning.
 
-One thread makes one output element. Long reductions into few outputs get one block an output and a tree through shared
-memory, always combined in the same order, so that results do not depend on timing.
+One thread makes one output element. Long reductions into few outputs get one block an output and a butterfly through
+shared memory, always combined in the same order, so that results do not depend on timing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import tvm.script.ir_builder.tirx as T
@@ -12,7 +12,9 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.sym import Analyzer
 
-from compiler.schedule.reduce import Reduce
+from compiler import scalar
+from compiler.ops.base import Operand, Reduce
+from compiler.schedule.kernel import Kernel
 
 THREADS = 256
 
@@ -21,44 +23,41 @@ ASSUMED_BATCH = 64
 # A block per output pays when there are too few outputs to fill a GPU with threads, and each has work for a block.
 FEW_OUTPUTS = 4096
 
-Body = Callable[[list[Expr]], Expr | Reduce]
 
+def emit(kernel: Kernel) -> None:
+    """Emit `kernel` into the current function of the IR builder, as a grid that covers `kernel.shape`.
 
-def emit(out: tirx.Buffer, shape: Sequence[Expr], body: Body) -> None:
-    """Emit into the current function of the IR builder the kernel that computes `out[i] = body(i)` for all i in `shape`.
-
-    The function must have no other statements but declarations: the kernel's grid is its whole body.
+    The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
-    shape = [_index(extent) for extent in shape]
-    origin = body([tirx.const(0, "int64") for _ in shape])
-    if isinstance(origin, Reduce) and _assumed(shape) <= FEW_OUTPUTS and _assumed(origin.extents) >= THREADS:
-        _emit_block_per_output(out, shape, body)
+    element = _compute(kernel, [_index(0) for _ in kernel.shape])
+    if isinstance(element, Reduce) and _assumed(kernel.shape) <= FEW_OUTPUTS and _assumed(element.extents) >= THREADS:
+        _emit_block_per_output(kernel)
     else:
-        _emit_thread_per_output(out, shape, body)
+        _emit_thread_per_output(kernel)
 
 
-def _emit_thread_per_output(out: tirx.Buffer, shape: list[Expr], body: Body) -> None:
-    total = _product(shape)
+def _emit_thread_per_output(kernel: Kernel) -> None:
+    total = _product(kernel.shape)
     with T.launch_thread("blockIdx.x", tirx.ceildiv(total, THREADS)) as block:
         with T.launch_thread("threadIdx.x", THREADS) as thread:
             flat = _index(block) * THREADS + _index(thread)
             with T.If(flat < total), T.Then():
-                index = _unflatten(flat, shape)
-                element = body(index)
+                index = _unflatten(flat, kernel.shape)
+                element = _compute(kernel, index)
                 if isinstance(element, Reduce):
                     best = _Accumulator(element)
                     best.clear()
                     with T.serial(0, _product(element.extents)) as step:
                         best.add(step)
-                    element = element.finish(best.result())
-                T.buffer_store(out, element, index)
+                    element = best.finish()
+                kernel.store(tuple(index), element)
 
 
-def _emit_block_per_output(out: tirx.Buffer, shape: list[Expr], body: Body) -> None:
-    with T.launch_thread("blockIdx.x", _product(shape)) as block:
+def _emit_block_per_output(kernel: Kernel) -> None:
+    with T.launch_thread("blockIdx.x", _product(kernel.shape)) as block:
         with T.launch_thread("threadIdx.x", THREADS) as thread:
-            index = _unflatten(_index(block), shape)
-            reduce = body(index)
+            index = _unflatten(_index(block), kernel.shape)
+            reduce = _compute(kernel, index)
             best = _Accumulator(reduce)
             extent = _product(reduce.extents)
             best.clear()
@@ -77,15 +76,15 @@ def _emit_block_per_output(out: tirx.Buffer, shape: list[Expr], body: Body) -> N
                 T.evaluate(T.tvm_storage_sync("shared"))
                 width //= 2
             with T.If(thread == 0), T.Then():
-                T.buffer_store(out, reduce.finish(best.result()), index)
+                kernel.store(tuple(index), best.finish())
 
 
 class _Accumulator:
-    """Partial results of one reduction: a value each and, for argmax, the index it was found at."""
+    """Partial results of one reduction: a value each and, for argmax, the flat index it was found at."""
 
     def __init__(self, reduce: Reduce, size: int = 1, scope: str = "local"):
         self.reduce = reduce
-        self.dtype = _dtype(reduce.value([tirx.const(0, "int64") for _ in reduce.extents]))
+        self.dtype = _dtype(reduce.value(*[_index(0) for _ in reduce.extents]))
         self.value = T.alloc_buffer((size,), self.dtype, scope=scope)
         self.where = T.alloc_buffer((size,), "int32", scope=scope) if reduce.kind == "argmax" else None
 
@@ -96,7 +95,14 @@ class _Accumulator:
 
     def add(self, flat: Expr) -> None:
         """Combine the value at the flat reduction index into slot 0; indices must come in rising order."""
-        value = self.reduce.value(_unflatten(flat, self.reduce.extents))
+        index = _unflatten(flat, self.reduce.extents)
+        if self.reduce.where is None:
+            self._add(flat, self.reduce.value(*index))
+        else:
+            with T.If(self.reduce.where(*index)), T.Then():
+                self._add(flat, self.reduce.value(*index))
+
+    def _add(self, flat: Expr, value: Expr) -> None:
         if self.where is not None:
             found = tirx.Select(value > self.value[0], tirx.Cast("int32", flat), self.where[0])
             T.buffer_store(self.where, found, [0])
@@ -117,11 +123,18 @@ class _Accumulator:
             T.buffer_store(self.where, first, [0])
         T.buffer_store(self.value, self._combine(mine, theirs), [0])
 
-    def result(self) -> Expr:
-        return self.value[0] if self.where is None else self.where[0]
+    def finish(self) -> Expr:
+        """The result element, from slot 0."""
+        result = self.value[0] if self.where is None else self.where[0]
+        return result if self.reduce.finish is None else self.reduce.finish(result)
 
     def _combine(self, a: Expr, b: Expr) -> Expr:
         return {"sum": tirx.Add, "max": tirx.Max, "argmax": tirx.Max, "min": tirx.Min}[self.reduce.kind](a, b)
+
+
+def _compute(kernel: Kernel, index: list[Expr]) -> Expr | Reduce:
+    out = Operand(kernel.out, kernel.shape, None)
+    return kernel.op.compute(scalar, kernel.a, out, index, *kernel.operands)
 
 
 def _neutral(kind: str, dtype: str) -> Expr:
@@ -143,14 +156,14 @@ def _index(value: Expr | int) -> Expr:
 
 
 def _product(extents: Sequence[Expr | int]) -> Expr:
-    return prod((_index(extent) for extent in extents), start=tirx.const(1, "int64"))
+    return prod((_index(extent) for extent in extents), start=_index(1))
 
 
 def _assumed(extents: Sequence[Expr | int]) -> int:
     """The product of the extents with ASSUMED_BATCH for each symbolic variable."""
     size, analyzer = _product(extents), Analyzer()
     for symbol in tirx.analysis.undefined_vars(size):
-        analyzer.bind(symbol, tirx.const(ASSUMED_BATCH, "int64"))
+        analyzer.bind(symbol, _index(ASSUMED_BATCH))
     return int(analyzer.simplify(size))
 
 

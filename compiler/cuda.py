@@ -1,0 +1,256 @@
+"""From a module of kernels and one driver to what a CUDA artifact holds: host code and machine code for each GPU.
+
+TVM writes CUDA C; nvcc, or NVRTC from PyPI, makes the machine code here and now, without a GPU. Nothing is left to be
+compiled where the artifact runs. Fast-math stays off: results must not depend on the target more than rounding does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+from tvm.tirx.build import split_host_device_mods
+
+from runtime.errors import NetcError
+
+INSTALL = "install one from PyPI, inside the clone: pip install -e '.[cuda]' (or put the CUDA toolkit's nvcc on PATH)"
+
+
+@dataclass(frozen=True)
+class CudaModule:
+    """A compiled program for NVIDIA GPUs.
+
+    host_object: the driver as an x86-64 ELF object file for the ORC JIT; source: the CUDA C of all kernels;
+    binaries: a cubin for each architecture, by its name ("sm_90"); functions: for each kernel what its launch needs,
+    {"args": dtype words in order ("handle" for pointers), "launch": tags of the extents that follow the arguments}.
+    """
+
+    host_object: bytes
+    source: str
+    binaries: dict[str, bytes]
+    functions: dict[str, dict[str, list[str]]]
+
+
+def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = None,
+          layers: Mapping[str, str] | None = None) -> CudaModule:
+    """Compile a module of private kernels (thread-bound PrimFuncs over pointers) and exported drivers that call them.
+
+    archs: GPU architectures, e.g. ["sm_80", "sm_90"]. host: TVM's llvm target for the drivers, by default any x86-64.
+    layers: for each kernel the user's layers it computes, for error messages.
+    Raises NetcError E0710 (no CUDA compiler), E0711 (unknown architecture), E0712 (the compiler refuses a kernel).
+    """
+    compiler = find_compiler()
+    archs = [check_arch(arch, compiler) for arch in dict.fromkeys(archs)]
+    host_target = Target(dict(host or {"kind": "llvm", "mcpu": "x86-64"}))
+    # What TVM generates for these kernels is the same for every architecture; the oldest is named to be safe.
+    device = Target({"kind": "cuda", "arch": min(archs, key=_generation)})
+    host_mod, device_mod = _split(mod, device, host_target)
+    functions = {str(f.attrs["global_symbol"]): _signature(f) for f in device_mod.functions.values()}
+    source = _source(device_mod, device)
+    binaries = {arch: compiler.compile(source, arch, layers or {}) for arch in archs}
+    return CudaModule(_object(host_mod, host_target), source, binaries, functions)
+
+
+def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRModule]:
+    """TVM's own lowering (`tirx.build`) up to code generation: host functions and device kernels."""
+    # A private function with a device target of its own is a kernel: calls to it from the host become launches.
+    kernels = {gv: f.with_attr("target", device) for gv, f in mod.functions.items() if "global_symbol" not in f.attrs}
+    mod = IRModule({**dict(mod.functions.items()), **kernels})
+    pipeline, finish_host, finish_device = tirx.get_tir_pipeline("s_tir")
+    mod = pipeline(tirx.transform.BindTarget(device.with_host(host))(mod))
+    host_mod, device_mods = split_host_device_mods(mod)
+    if len(device_mods) != 1:
+        raise ValueError("the module has no kernels")
+    return finish_host()(host_mod), finish_device()(next(iter(device_mods.values())))
+
+
+def _source(device_mod: IRModule, device: Target) -> str:
+    with _environment("TVM_COMPILE_FORCE_FALLBACK", "1"):  # else TVM compiles by itself where it finds a GPU
+        return tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source()
+
+
+def _object(host_mod: IRModule, host: Target) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "host.o")
+        tvm.get_global_func("target.build.llvm")(host_mod, host).write_to_file(str(path))
+        return path.read_bytes()
+
+
+def _signature(kernel: tirx.PrimFunc) -> dict[str, list[str]]:
+    args = [str(p.ty.dtype) if isinstance(p.ty, tvm.ir.PrimType) else "handle" for p in kernel.params]
+    return {"args": args, "launch": [str(tag) for tag in kernel.attrs["tirx.kernel_launch_params"]]}
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+# --- compilers -------------------------------------------------------------------------------------------------------
+
+
+def find_compiler() -> Nvcc | Nvrtc:
+    """nvcc on PATH or under CUDA_HOME or CUDA_PATH (with the C++ compiler it needs), else NVRTC from PyPI.
+
+    Raises NetcError E0710 when there is neither.
+    """
+    folders = [os.path.join(os.environ[name], "bin") for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
+    if nvcc and shutil.which("gcc"):
+        return Nvcc(nvcc)
+    for folder in _nvidia_folders():
+        for library in sorted(folder.glob("lib/libnvrtc.so.*")):
+            return Nvrtc(library)
+    raise NetcError("E0710", "no CUDA compiler was found, neither nvcc nor NVRTC", INSTALL)
+
+
+def _nvidia_folders() -> list[Path]:
+    """Where PyPI's CUDA packages put their files: `nvidia/cu13` beside the other packages, the newest first."""
+    return sorted((f for root in sys.path for f in Path(root or ".", "nvidia").glob("cu[0-9]*")), reverse=True)
+
+
+def check_arch(arch: str, compiler: Nvcc | Nvrtc) -> str:
+    """`arch` itself. Raises NetcError E0711, with what there is, for one that the compiler does not know."""
+    known = compiler.architectures
+    if arch in known:
+        return arch
+    listing = f"{compiler.name} compiles for {', '.join(known)}"
+    if not re.fullmatch(r"sm_\d+", arch):
+        raise NetcError("E0711", f"`{arch}` is not a GPU architecture", f"write it as in cuda:sm_90; {listing}")
+    if _generation(arch) < _generation(known[0]):
+        raise NetcError("E0711", f"`{arch}` is too old for {compiler.name}", listing)
+    raise NetcError("E0711", f"{compiler.name} does not know `{arch}`", listing)
+
+
+def _generation(arch: str) -> int:
+    return int(re.sub(r"\D", "", arch))
+
+
+@dataclass(frozen=True)
+class Nvcc:
+    """The CUDA toolkit's compiler driver."""
+
+    path: str
+
+    @cached_property
+    def name(self) -> str:
+        release = re.search(r"release ([\d.]+)", self._run("--version").stdout)
+        return f"nvcc {release[1]}" if release else "nvcc"
+
+    @cached_property
+    def architectures(self) -> list[str]:
+        """The architectures it makes machine code for, oldest first."""
+        return sorted(set(re.findall(r"sm_\d+\b", self._run("--list-gpu-code").stdout)), key=_generation)
+
+    def compile(self, source: str, arch: str, layers: Mapping[str, str]) -> bytes:
+        """A cubin of `source`. Raises NetcError E0712 with the kernel at fault."""
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "kernels.cu").write_text(source)
+            done = self._run("-cubin", f"-arch={arch}", "-O3", "-o", "kernels.cubin", "kernels.cu", cwd=folder)
+            if done.returncode:
+                raise _refused(self.name, arch, source, done.stderr + done.stdout, layers)
+            return Path(folder, "kernels.cubin").read_bytes()
+
+    def _run(self, *arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.path, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@dataclass(frozen=True)
+class Nvrtc:
+    """NVIDIA's runtime compiler, a library; used through its C interface. PyPI: nvidia-cuda-nvrtc.
+
+    It needs the headers of nvidia-cuda-runtime and nvidia-cuda-cccl in the same folder.
+    """
+
+    library: Path
+
+    @cached_property
+    def name(self) -> str:
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        self._call("nvrtcVersion", ctypes.byref(major), ctypes.byref(minor))
+        return f"NVRTC {major.value}.{minor.value}"
+
+    @cached_property
+    def architectures(self) -> list[str]:
+        """The architectures it makes machine code for, oldest first."""
+        count = ctypes.c_int()
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", numbers)
+        return [f"sm_{number}" for number in sorted(numbers)]
+
+    def compile(self, source: str, arch: str, layers: Mapping[str, str]) -> bytes:
+        """A cubin of `source`. Raises NetcError E0712 with the kernel at fault, E0710 where headers are missing."""
+        include = self.library.parents[1] / "include"
+        headers = {"cuda_runtime.h": "nvidia-cuda-runtime", "cccl": "nvidia-cuda-cccl"}
+        missing = [package for file, package in headers.items() if not (include / file).exists()]
+        if missing:
+            raise NetcError("E0710", f"{self.name} lacks the headers of {' and '.join(missing)}", INSTALL)
+        options = [f"--gpu-architecture={arch}", f"--include-path={include}", f"--include-path={include / 'cccl'}"]
+        program = ctypes.c_void_p()
+        self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
+        try:
+            array = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+            if self._library.nvrtcCompileProgram(program, len(options), array):
+                log = self._bytes(program, "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
+                raise _refused(self.name, arch, source, log, layers)
+            return self._bytes(program, "nvrtcGetCUBIN")
+        finally:
+            self._call("nvrtcDestroyProgram", ctypes.byref(program))
+
+    def _bytes(self, program: ctypes.c_void_p, getter: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(getter + "Size", program, ctypes.byref(size))
+        data = ctypes.create_string_buffer(size.value)
+        self._call(getter, program, data)
+        return data.raw
+
+    @cached_property
+    def _library(self) -> ctypes.CDLL:
+        return ctypes.CDLL(str(self.library))
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._library, function)(*arguments)
+        if status:
+            self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
+            raise NetcError("E0710", f"{function} failed: {self._library.nvrtcGetErrorString(status).decode()}", INSTALL)
+
+
+def _refused(compiler: str, arch: str, source: str, log: str, layers: Mapping[str, str]) -> NetcError:
+    """The error for a compiler's refusal: its first complaint, the kernel it is about and the layers of that kernel."""
+    complaints = [line for line in log.splitlines() if re.search(r"\berror\b|fatal", line)] or log.splitlines() or [""]
+    kernel = None
+    if named := re.search(r"[Ee]ntry function '(\w+)'", log):
+        kernel = named[1]
+    elif place := re.search(r"\((\d+)\): (?:catastrophic )?error", log):
+        above = "\n".join(source.splitlines()[:int(place[1])])
+        kernels = re.findall(r"__global__[^;{]*?(\w+)\([^()]*\) \{", above)
+        kernel = kernels[-1] if kernels else None
+    about = f"kernel `{kernel}`" if kernel else "the program"
+    made_of = f" (made of {layers[kernel]})" if kernel in layers else ""
+    return NetcError("E0712", f"{compiler} refuses {about}{made_of} for {arch}: {complaints[0].strip()}",
+                     "this is a limit or a mistake of the generated code, not of your network; "
+                     "another --target may work")

@@ -29,7 +29,7 @@ def guarded(condition: Any, then: Any, otherwise: Any) -> Any:
 
 def cast(value: Any, dtype: str) -> Any:
     """`value` as the language's dtype word `dtype`."""
-    return tirx.Cast(DTYPES[dtype], value) if DTYPES[dtype] != value.dtype else value
+    return tirx.Cast(DTYPES[dtype], value) if DTYPES[dtype] != str(value.ty.dtype) else value
 
 
 def const(value: float, dtype: str) -> Any:
@@ -56,7 +56,7 @@ def rsqrt(value: Any) -> Any:
 
 
 def const_like(number: float, value: Any) -> Any:
-    return tirx.const(number, value.dtype)
+    return tirx.const(number, value.ty.dtype)
 
 
 PI = math.pi

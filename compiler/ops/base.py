@@ -207,11 +207,15 @@ class Op:
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor as lowering sees it: type, shape as TVM expressions, and how to read one element."""
+    """A tensor as lowering sees it: type, shape as TVM expressions, and how to read one element.
+
+    buffer: the TVM buffer it lies in, or None where reading an element computes it.
+    """
 
     type: TensorType
     shape: tuple[Any, ...]
     read: Any = field(repr=False)
+    buffer: Any = field(default=None, repr=False)
 
     def __call__(self, *index: Any) -> Any:
         return self.read(tuple(index))

@@ -1,0 +1,184 @@
+"""Running an artifact: its object file in an ORC JIT session, one flat parameter buffer, one arena.
+
+Imports numpy and tvm_ffi only: no compiler, no `import tvm`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from runtime import format
+from runtime.errors import NetcError
+
+ALIGNMENT = 64
+
+
+def aligned(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
+    """An uninitialized C-contiguous array whose data is 64-byte aligned, as kernels assume."""
+    dtype = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    raw = np.empty(count + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start:start + count].view(dtype).reshape(shape)
+
+
+class Parameters:
+    """All weights, statistics and optimizer state of an artifact in one flat aligned buffer; `self[path]` is a view."""
+
+    def __init__(self, manifest: Mapping[str, Any]):
+        self.table = {entry["path"]: entry for entry in manifest["parameters"]}
+        self.buffer = aligned((max(manifest["parameter_bytes"], 1),))
+        self.buffer[:] = 0
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        entry = self.table[path]
+        raw = self.buffer[entry["offset"]:entry["offset"] + entry["bytes"]]
+        return raw.view(entry["dtype"]).reshape(entry["shape"])
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.table
+
+    def paths(self, *kinds: str) -> list[str]:
+        """Paths of the given kinds (all without any), in the order of the buffer."""
+        return [path for path, entry in self.table.items() if not kinds or entry["kind"] in kinds]
+
+    def tensors(self, *kinds: str) -> dict[str, np.ndarray]:
+        return {path: self[path] for path in self.paths(*kinds)}
+
+    def assign(self, tensors: Mapping[str, np.ndarray], where: str, kinds: tuple[str, ...] = ("weight", "state")) -> None:
+        """Takes values by path. Raises NetcError E0610 when one is missing, unknown, or of another shape."""
+        wanted = self.paths(*kinds)
+        missing = [p for p in wanted if p not in tensors]
+        unknown = [p for p in tensors if p not in self.table]
+        if missing or unknown:
+            what = (f"lacks `{missing[0]}`" if missing else f"has `{unknown[0]}`, which the net does not")
+            more = len(missing or unknown) - 1
+            raise NetcError("E0610", f"{where} does not fit this net: it {what}" + (f" (and {more} more)" if more else ""),
+                            "give the parameters of the same net, with the same settings")
+        for path in wanted:
+            value = tensors[path]
+            if list(value.shape) != list(self.table[path]["shape"]):
+                raise NetcError("E0610", f"{where} does not fit this net: `{path}` has shape {list(value.shape)}, the net "
+                                f"needs {list(self.table[path]['shape'])}", "give the parameters of the same net")
+            self[path][...] = value
+
+
+class Executable:
+    """A loaded artifact: `exe(image=array)` runs the deployed net, `call` any of its programs."""
+
+    def __init__(self, artifact: format.Artifact):
+        self.artifact = artifact
+        self.manifest = artifact.manifest
+        self.programs = self.manifest["programs"]
+        self.parameters = Parameters(self.manifest)
+        self.name = artifact.path or self.manifest["net"]
+        self._functions = _load(artifact)
+        self._parameters = tvm_ffi.from_dlpack(self.parameters.buffer)
+        self._arenas: dict[str, tuple[int, Any]] = {}
+        if "parameters.safetensors" in artifact.members:
+            from safetensors.numpy import load
+            tensors = load(artifact.members["parameters.safetensors"])
+            self.parameters.assign(tensors, self.name, kinds=("weight", "state", "constant"))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Executable:
+        """Reads, verifies and loads an artifact file."""
+        return cls(format.read(path))
+
+    def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
+        """Runs the program `run`: arrays by input name in, arrays by output name out."""
+        return self.call("run", inputs)
+
+    def call(self, program: str, feeds: Mapping[str, Any], begin: int = 0, end: int | None = None,
+             results: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+        """Runs kernels [begin, end) of a program (all by default). `results` may supply arrays to write into."""
+        entry = self.programs[program]
+        sizes: dict[str, int] = {}
+        arguments, out = [], {}
+        for argument in entry["arguments"]:
+            if argument["kind"] == "input":
+                array = self._input(argument, feeds, sizes)
+            else:
+                shape = tuple(format.size(s, sizes) for s in argument["shape"]) or (1,)
+                array = results[argument["name"]] if results else aligned(shape, argument["dtype"])
+                out[argument["name"]] = array
+            arguments.append(tvm_ffi.from_dlpack(array))
+        unknown = set(feeds) - {a["name"] for a in entry["arguments"] if a["kind"] == "input"}
+        if unknown:
+            names = ", ".join(f"`{a['name']}`" for a in entry["arguments"] if a["kind"] == "input")
+            raise NetcError("E0612", f"`{sorted(unknown)[0]}` is no input of {self.name}", f"its inputs are {names}")
+        arena = self._arena(program, format.size(entry["arena"], sizes))
+        last = len(entry["kernels"]) if end is None else end
+        self._functions[entry["symbol"]](*arguments, self._parameters, arena, begin, last)
+        return {name: array.reshape(()) if array.shape == (1,) and not self._shape(entry, name) else array
+                for name, array in out.items()}
+
+    @staticmethod
+    def _shape(entry: Mapping[str, Any], name: str) -> list:
+        return next(a["shape"] for a in entry["arguments"] if a["kind"] == "output" and a["name"] == name)
+
+    def _input(self, argument: Mapping[str, Any], feeds: Mapping[str, Any], sizes: dict[str, int]) -> np.ndarray:
+        name = argument["name"]
+        if name not in feeds:
+            raise NetcError("E0611", f"the input `{name}` of {self.name} is missing", f"give {name}=…")
+        array = np.asarray(feeds[name]) if not hasattr(feeds[name], "__dlpack__") or isinstance(feeds[name], np.ndarray) \
+            else np.from_dlpack(feeds[name])
+        wanted = np.dtype(argument["dtype"])
+        if array.dtype != wanted:
+            if not np.can_cast(array.dtype, wanted, "same_kind") and array.dtype != np.float64:
+                raise NetcError("E0613", f"the input `{name}` is {array.dtype}, the net needs {wanted}",
+                                f"convert it to {wanted}")
+            array = array.astype(wanted)
+        shape = argument["shape"]
+        fits = array.ndim == len(shape)
+        for size, given in zip(shape, array.shape):
+            if isinstance(size, str):
+                fits = fits and sizes.setdefault(size, given) == given
+        fits = fits and all(format.size(s, sizes) == g for s, g in zip(shape, array.shape))
+        if not fits:
+            text = ", ".join(map(str, shape))
+            raise NetcError("E0614", f"the input `{name}` has shape {list(array.shape)}, the net needs [{text}]",
+                            "sizes named by a letter may be any number, the same wherever the letter stands")
+        if not array.shape:
+            array = array.reshape(1)
+        if array.ctypes.data % ALIGNMENT or not array.flags.c_contiguous or not array.flags.writeable:
+            copy = aligned(array.shape, array.dtype)
+            copy[...] = array
+            array = copy
+        return array
+
+    def _arena(self, program: str, bytes: int) -> Any:
+        size, tensor = self._arenas.get(program, (-1, None))
+        if size != bytes:
+            tensor = tvm_ffi.from_dlpack(aligned((max(bytes, 1),)))
+            self._arenas[program] = (bytes, tensor)
+        return tensor
+
+
+_RUNTIME: ctypes.CDLL | None = None
+
+
+def _load(artifact: format.Artifact) -> Any:
+    """The functions of an artifact's host object, by symbol."""
+    global _RUNTIME
+    import tvm_ffi_orcjit
+    if _RUNTIME is None:
+        os.environ.setdefault("TVM_BIND_THREADS", "0")
+        spec = importlib.util.find_spec("tvm")
+        if spec is None or not spec.origin:
+            raise NetcError("E0606", "the TVM runtime library is not installed", "pip install apache-tvm")
+        library = Path(spec.origin).parent / "lib" / "libtvm_runtime.so"
+        _RUNTIME = ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    with tempfile.NamedTemporaryFile(suffix=".o") as stream:
+        stream.write(artifact.members["host.o"])
+        stream.flush()
+        return tvm_ffi_orcjit.default_session().load_module(stream.name)

@@ -1,0 +1,220 @@
+"""What a syntax error means, in words: what was found, what may stand there, and the slip that most likely caused it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lark import Token
+
+from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
+from dsl.lexer import DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, token_span
+
+VALUE = frozenset({"NAME", "NUMBER", "DIMS", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS", "NOT"})
+WORDS = {
+    "NAME": "a name", "NUMBER": "a number", "STRING": 'a string in quotes', "AS": "`as`", "UNIT": "a unit", "ARROW": "`->`",
+    "POWER": "`**`", "EQUAL": "`=`", "COLON": "`:`", "COMMA": "`,`", "DOT": "`.`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`",
+    "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "IN": "`in`", "ELSE": "`else`", "NEWLINE": "the end of the line",
+    "DIMS": "dims", "TRUE": "`true`", "FALSE": "`false`", "NOT": "`not`", "MINUS": "`-`",
+}
+ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB", "ARROW", "operator",
+         "LBRACE", "RBRACE", "ELSE", "NEWLINE")
+KEYWORD_TYPES = frozenset(TOP.values()) | frozenset(STATEMENTS.values()) | {"IF"}
+
+
+def expected(states: Mapping, stack: Sequence) -> set[str]:
+    """The terminals that may really come next: the LALR table's row over-approximates, so each reduction is followed."""
+    return {name for name in states[stack[-1]] if name.isupper() and _shifts(states, stack, name)}
+
+
+def _shifts(states: Mapping, stack: Sequence, name: str) -> bool:
+    popped, pushed = 0, []
+    while True:
+        top = pushed[-1] if pushed else stack[len(stack) - 1 - popped]
+        action = states[top].get(name)
+        if action is None:
+            return False
+        if not hasattr(action[1], "expansion"):
+            return True
+        rule = action[1]
+        for _ in rule.expansion:
+            if pushed:
+                pushed.pop()
+            else:
+                popped += 1
+        top = pushed[-1] if pushed else stack[len(stack) - 1 - popped]
+        pushed.append(states[top][rule.origin.name][1])
+
+
+def in_words(names: set[str]) -> str:
+    """`a value, `,` or `)`` for a set of terminals."""
+    left = set(names)
+    kinds = []
+    if VALUE <= left | {"MINUS"}:
+        left -= VALUE
+        kinds.append("value")
+    elif "NAME" in left and "NUMBER" in left and "LPAR" in left:
+        left -= VALUE
+        kinds.append("value")
+    if left & OPERATORS >= {"PLUS", "MINUS"}:
+        kinds.append("operator")
+    left -= OPERATORS | {"POWER", "DOT", "UNIT"}
+    kinds += [name for name in ORDER if name in left]
+    kinds.sort(key=ORDER.index)
+    phrases = [{"value": "a value", "operator": "an operator"}.get(kind) or WORDS[kind] for kind in kinds]
+    if not phrases:
+        return "a statement"
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " or " + phrases[-1]
+
+
+def found(token: Token) -> str:
+    """The token as a reader names it."""
+    if token.type == "NEWLINE":
+        return "the end of the line"
+    if token.type == "$END":
+        return "the end of the file"
+    if token.type == "RBRACE":
+        return "`}`"
+    text = token.value if len(token.value) <= 30 else token.value[:27] + "…"
+    return text if token.type == "STRING" else f"`{text}`"
+
+
+class Explainer:
+    """Explains the error at `tokens[at]`; the statement began at `tokens[first]`, `row` are the terminals allowed there."""
+
+    def __init__(self, source: Source, tokens: Sequence[Token], first: int, at: int, row: set[str], where: str):
+        self.source, self.tokens, self.first, self.at, self.row = source, tokens, first, at, row
+        self.where = where  # "file", "body" or "section": what the statement stands in
+        self.token = tokens[at]
+        self.start = tokens[first]
+        self.before = tokens[at - 1] if at > first else None
+        self.after = tokens[at + 1] if at + 1 < len(tokens) else None
+
+    def diagnostic(self) -> Diagnostic:
+        return self._wrong_start() or self._reserved() or self._unexpected()
+
+    def _at(self, token: Token) -> Span:
+        return token_span(self.source, token)
+
+    # --- a line that is no statement at all ----------------------------------------------------------------------
+
+    def _wrong_start(self) -> Diagnostic | None:
+        start = self.start
+        if start.type in RESERVED.values() and self.at == self.first and start.type != "ELSE":
+            return None
+        if self.where == "file":
+            if self.at == self.first or (start.type == "NAME" and self.at == self.first + 1):
+                return self._wrong_declaration()
+            return None
+        if start.type == "ELSE" and self.at == self.first:
+            return Diagnostic("E0105", "`else` without an `if` before it", self._at(start), "it stands behind the `}` of an `if`")
+        if start.type != "NAME" or self.at != self.first + 1:
+            return None
+        word = start.value
+        if self.where == "section":
+            if self.token.type == "COLON":
+                return Diagnostic("E0101", f"expected `=` after `{word}`, found `:`", self._at(self.token), "settings are written `name = value`")
+            return Diagnostic("E0101", f"expected `=` after `{word}`, found {found(self.token)}", self._at(self.token),
+                              "settings are written `name = value`, on lines of their own or separated by commas")
+        if word in DECLARATIONS and self.token.type in ("NAME", "STRING"):
+            return Diagnostic("E0105", f"`{word}` cannot stand inside `{{ }}`", self._at(start), "it stands at the left, outside of nets and blocks")
+        if word == "elif":
+            return Diagnostic("E0105", "`elif` is not a statement", self._at(start), "write `else if`")
+        if self.token.type in ("NAME", "NUMBER", "DIMS", "STRING", "MINUS", "LPAR"):
+            guess = did_you_mean(word, [*STATEMENTS, "if"])
+            if guess or self.token.type == "NAME":
+                return Diagnostic("E0105", f"`{word}` does not begin a statement", self._at(start), guess or
+                                  "a statement is `name = …`, or begins with input, label, output, loss, metric, let, layer or if")
+        if self.token.type in ("LPAR", "NEWLINE", "ARROW", "DOT"):
+            return Diagnostic("E0105", f"expected `=` after `{word}`, found {found(self.token)}: a value needs a name", self._at(self.token),
+                              f"write `y = {word}…`, or `output y = {word}…`")
+        return None
+
+    def _wrong_declaration(self) -> Diagnostic:
+        start = self.start
+        if start.type == "NAME":
+            if start.value in STATEMENTS or self.token.type in ("EQUAL", "COMMA", "COLON") and start.value not in TOP:
+                return Diagnostic("E0105", "this statement stands outside of a net or block", self._at(start),
+                                  "put it between the `{ }` of a net or block; constants of a file are written `let k = 3`")
+            guess = did_you_mean(start.value, TOP)
+        elif start.type == "IF":
+            return Diagnostic("E0105", "`if` stands outside of a net or block", self._at(start), "put it between the `{ }` of a net or block")
+        else:
+            guess = None
+        shown = found(start if start.type == "NAME" else self.token)
+        return Diagnostic("E0105", f"expected import, let, block, net, data or train, found {shown}", self._at(start),
+                          guess or "a file is made of these declarations")
+
+    # --- a keyword where a name should stand ---------------------------------------------------------------------
+
+    def _reserved(self) -> Diagnostic | None:
+        word = self.token.value
+        if word not in RESERVED or "NAME" not in self.row:
+            return None
+        names_it = self.at == self.first and self.after is not None and self.after.type in ("EQUAL", "COMMA", "COLON")
+        if names_it or not VALUE <= self.row or self.after is not None and self.after.type == "EQUAL":
+            return Diagnostic("E0106", f"`{word}` is a reserved word, not a name", self._at(self.token), f"call it `{word}_`, for example")
+        return None
+
+    # --- anything else -------------------------------------------------------------------------------------------
+
+    def _unexpected(self) -> Diagnostic:
+        token, before = self.token, self.before
+        span = self._at(token)
+        if token.type == "NEWLINE" or token.type == "RBRACE" and before is not None and token.line > before.end_line:
+            span = Span(self.source, token.line, token.column, token.line, token.column + 1)
+        after = f" after {found(before)}" if before is not None and before.type not in ("NEWLINE", "BROKEN") else ""
+        return Diagnostic("E0101", f"expected {in_words(self.row)}{after}, found {found(token)}", span, self._hint())
+
+    def _hint(self) -> str | None:
+        token, before, start, row = self.token, self.before, self.start, self.row
+        kind, last = token.type, before.type if before is not None else ""
+        follows_value = last in VALUE_ENDS
+        if kind == "POWER":
+            return "`**` repeats a stage of a pipe: `-> f(…) ** 3`; there is no power operator"
+        if kind == "FLOOR" and self.at == self.first:
+            return "a comment begins with `#`"
+        if kind == "COLON" and "EQUAL" in row or kind == "COLON" and self._in_brackets():
+            return "a value is given with `=`; `:` gives a type"
+        if kind == "EQUAL" and start.type in ("IF",):
+            return "to compare, write `==`"
+        if kind == "EQUAL" and "COLON" in row:
+            return "a type is given with `:`, as in `x: f32[N, 10]`"
+        if kind == "COMPARE" and "COMPARE" not in row and follows_value:
+            return "comparisons do not chain: write `a < b and b < c`"
+        if kind == "LBRACE" and start.type == "BLOCK" and "ARROW" in row:
+            return "a block names its results: `block f(x: tensor) -> y {`"
+        if kind == "ARROW" and start.type == "NET":
+            return "a net has no results in its first line; they are its `output` lines"
+        if kind == "RBRACE" or kind == "LBRACE" and start.type not in ("IF", "NET", "BLOCK", "DATA", "TRAIN"):
+            return "lists stand in [ ]; { } only hold the bodies of declarations and `if`"
+        if start.type == "IMPORT":
+            return 'write `import "blocks.net" as b`'
+        if start.type in ("INPUT", "LABEL") and ("LSQB" in row or "COLON" in row):
+            return f"write `{start.value} x: f32[N, 10]`, with the element type and the dims, batch first"
+        if kind == "COMMA" and last == "RPAR" or kind == "NEWLINE" and last == "RPAR" and row == {"ARROW"}:
+            return "several values in ( ) are the head of a pipe: `(a, b) -> f`"
+        if row == {"ARROW"}:
+            return "several values in ( ) are the head of a pipe: `(a, b) -> f`"
+        if last == "UNIT" and before.value.startswith("x") and kind in ("NUMBER", "NAME", "LPAR"):
+            return "dims are written without blanks, `3x3`, or `dims(k, k)` for names"
+        if last == "PERCENT" or kind == "PERCENT":
+            return "a percentage is written without a blank: `80%`"
+        if kind in ("NAME", "DIMS", "NUMBER", "STRING", "LSQB", "LPAR") and follows_value and last != "DIMS":
+            return self._missing_between()
+        return None
+
+    def _in_brackets(self) -> bool:
+        depth = 0
+        for token in self.tokens[self.first:self.at]:
+            depth += (token.type in ("LPAR", "LSQB")) - (token.type in ("RPAR", "RSQB"))
+        return depth > 0
+
+    def _missing_between(self) -> str | None:
+        token, before, row = self.token, self.before, self.row
+        if "ARROW" in row and token.type == "NAME" and self.after is not None and self.after.type != "EQUAL":
+            return f"is a `->` missing before `{token.value}`?"
+        if before.type == "NUMBER":
+            return f"to multiply, write `{before.value} * {token.value}`"
+        if "COMMA" in row and self._in_brackets():
+            return f"is a `,` missing before {found(token)}?"
+        return None

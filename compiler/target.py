@@ -1,8 +1,20 @@
-"""Targets as tables of limits: what a schedule may ask about the machine it emits for."""
+"""Targets as tables of limits: what a schedule may ask about the machine it emits for, and how a target is named."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import platform
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+
+class TargetError(Exception):
+    """A target that does not exist: a code, what is wrong, and a hint."""
+
+    def __init__(self, code: str, message: str, hint: str):
+        super().__init__(message)
+        self.code, self.message, self.hint = code, message, hint
 
 
 @dataclass(frozen=True)
@@ -19,3 +31,69 @@ class Cpu:
     llvm: dict
     l1: int = 32 << 10
     l2: int = 512 << 10
+
+
+X86 = "x86_64-unknown-linux-gnu"
+ARM = "aarch64-unknown-linux-gnu"
+
+
+def _llvm(triple: str, mcpu: str) -> dict:
+    return {"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "num-cores": os.cpu_count() or 1}
+
+
+# x86-64-v4 prefers 256-bit registers in LLVM's own choices, but explicit 16-lane vectors become zmm registers.
+CPUS = {
+    "generic": Cpu("cpu:generic", 4, 16, _llvm(X86, "x86-64")),
+    "x86-64-v3": Cpu("cpu:x86-64-v3", 8, 16, _llvm(X86, "x86-64-v3")),
+    "x86-64-v4": Cpu("cpu:x86-64-v4", 16, 32, _llvm(X86, "x86-64-v4")),
+    "aarch64": Cpu("cpu:aarch64", 4, 32, _llvm(ARM, "cortex-a72")),
+}
+VECTOR_FEATURES = {"avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_bf16"}
+
+
+def parse_cpu(text: str) -> Cpu:
+    """The target named `cpu` (this machine) or `cpu:NAME` with a key of CPUS. Raises TargetError E0701."""
+    kind, _, name = text.strip().partition(":")
+    if kind != "cpu" or name not in ("", "host", *CPUS):
+        known = ", ".join(["cpu", *(f"cpu:{known}" for known in CPUS)])
+        raise TargetError("E0701", f"there is no CPU target `{text}`", f"known are {known}")
+    return CPUS[name] if name in CPUS else host()
+
+
+def host() -> Cpu:
+    """The machine this runs on: LLVM's name of it, and limits from what Linux reports."""
+    from tvm.target import Target, codegen
+
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        base, flags = CPUS["aarch64"], None
+    else:
+        flags = _flags()
+        wide = {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= flags
+        base = CPUS["x86-64-v4" if wide else "x86-64-v3" if {"avx2", "fma"} <= flags else "generic"]
+    llvm = {**base.llvm, "mcpu": codegen.llvm_get_system_cpu()}
+    # A virtual machine may hide features its CPU has: then LLVM must not compile for that CPU by name.
+    assumed = {str(feature) for feature in codegen.llvm_get_cpu_features(Target(llvm))} & VECTOR_FEATURES
+    if flags is not None and not assumed <= flags:
+        llvm = base.llvm
+    return replace(base, name="cpu", llvm=llvm, l1=_cache(1, base.l1), l2=_cache(2, base.l2))
+
+
+def _flags() -> frozenset[str]:
+    """CPU features as Linux names them; empty where there is no /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def _cache(level: int, default: int) -> int:
+    """Bytes of the first core's data cache of that level."""
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            if (index / "level").read_text().strip() == str(level) and (index / "type").read_text()[0] in "DU":
+                return int((index / "size").read_text().strip().removesuffix("K")) << 10
+        except (OSError, ValueError):
+            continue
+    return default

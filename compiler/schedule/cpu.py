@@ -1,0 +1,16 @@
+"""CPU schedules: one kernel becomes loops in the function the IR builder is in. Templates are chosen by the op's name."""
+
+from __future__ import annotations
+
+from compiler.schedule.cpu_nest import emit_nest
+from compiler.schedule.kernel import Kernel
+from compiler.target import Cpu
+
+TEMPLATES = {}
+
+
+def emit(kernel: Kernel, cpu: Cpu, batch: int = 1) -> None:
+    """Emits `kernel`. `batch` is the design batch: what an unknown extent counts for when deciding whether threads pay."""
+    template = TEMPLATES.get(kernel.op.name)
+    if template is None or not template(kernel, cpu, batch):
+        emit_nest(kernel, cpu, batch)

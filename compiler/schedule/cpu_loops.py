@@ -1,0 +1,151 @@
+"""Pieces that all CPU schedules are made of: loops, strides, work estimates, accumulators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import Call, TensorLoad
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.sym import Analyzer
+
+# Below this many nanoseconds of estimated work, waking the other threads costs more than they save.
+PARALLEL_NS = 8000
+
+
+def i64(value: Any) -> Any:
+    """An index expression of 64 bits."""
+    if isinstance(value, int):
+        return tirx.const(value, "int64")
+    return value if dtype_of(value) == "int64" else tirx.Cast("int64", value)
+
+
+def dtype_of(value: Any) -> str:
+    return str(value.ty.dtype)
+
+
+def static(extent: Any) -> int | None:
+    """The value of an extent that is known, else None."""
+    if isinstance(extent, int):
+        return extent
+    extent = Analyzer().simplify(extent)
+    return int(extent) if isinstance(extent, tirx.IntImm) else None
+
+
+def known(extents: Sequence[Any], batch: int) -> int:
+    """The product of extents, where an unknown one counts for `batch`."""
+    return prod(batch if static(e) is None else static(e) for e in extents)
+
+
+def ceildiv(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+@contextmanager
+def loops(extents: Sequence[Any], kind: Callable = T.serial) -> Iterator[list[Any]]:
+    """Nested loops, the first outermost; a loop of one iteration is left out."""
+    with ExitStack() as stack:
+        yield [tirx.const(0, "int64") if static(e) == 1 else stack.enter_context(kind(0, i64(e))) for e in extents]
+
+
+@contextmanager
+def fused(extents: Sequence[Any], parallel: bool) -> Iterator[list[Any]]:
+    """One loop over all of `extents`, on all threads if `parallel`; serial loops stay nested."""
+    if not parallel:
+        with loops(extents) as index:
+            yield index
+        return
+    total = i64(1)
+    for extent in extents:
+        total = total * i64(extent)
+    with T.parallel(0, Analyzer().simplify(total)) as flat:
+        yield unflatten(flat, extents)
+
+
+def unflatten(flat: Any, extents: Sequence[Any]) -> list[Any]:
+    """Row-major index of each axis from the flat one, which is in range."""
+    if not extents:
+        return []
+    index = []
+    for extent in reversed(extents[1:]):
+        if static(extent) == 1:
+            index.append(i64(0))
+            continue
+        index.append(tirx.floormod(flat, i64(extent)))
+        flat = tirx.floordiv(flat, i64(extent))
+    return [flat, *reversed(index)]
+
+
+CHILDREN = ("a", "b", "args", "value", "condition", "true_value", "false_value", "indices", "seq", "body", "then_case",
+            "else_case")
+
+
+def walk(node: Any) -> Iterator[Any]:
+    """All nodes of an expression or statement, the same way for the same structure."""
+    if isinstance(node, tirx.IntImm | tirx.FloatImm | tirx.Var):
+        return
+    yield node
+    for field in CHILDREN:
+        child = getattr(node, field, None)
+        if child is None:
+            continue
+        for one in child if hasattr(child, "__len__") else (child,):
+            yield from walk(one)
+
+
+def flat_index(buffer: Any, indices: Sequence[Any]) -> Any:
+    """The position of an access in a compact buffer."""
+    flat = i64(0)
+    for index, extent in zip(indices, buffer.shape):
+        flat = flat * i64(extent) + i64(index)
+    return flat
+
+
+def accesses(node: Any) -> list[Any]:
+    """The position of every load and store below `node`."""
+    out = []
+    for one in walk(node):
+        if isinstance(one, TensorLoad):
+            out.append(flat_index(one.source, one.indices))
+        elif isinstance(one, tirx.BufferStore):
+            out.append(flat_index(one.buffer, one.indices))
+    return out
+
+
+def strides(make: Callable[[Any], Any]) -> set[int | None]:
+    """By how much the accesses in `make(i)` move when i grows by one; None stands for: not by one number."""
+    i = tirx.Var("i", "int64")
+    analyzer = Analyzer()
+    out: set[int | None] = set()
+    for here, there in zip(accesses(make(i)), accesses(make(i + 1))):
+        step = analyzer.simplify(there - here)
+        out.add(int(step) if isinstance(step, tirx.IntImm) else None)
+    return out
+
+
+def draft(emit: Callable[[], None]) -> Any:
+    """The statement `emit` makes, outside of the function that is being built: to look at, not to keep."""
+    with IRBuilder() as builder:
+        with T.prim_func(is_private=True):
+            emit()
+    return builder.get().body
+
+
+SLOW_CALLS = ("exp", "log", "tanh", "pow", "erf", "sin", "cos", "sigmoid")
+
+
+def cost_ns(expr: Any) -> float:
+    """A rough time for one evaluation of `expr` in a vectorized loop."""
+    total = 0.0
+    for node in walk(expr):
+        if isinstance(node, TensorLoad):
+            total += 0.2
+        elif isinstance(node, Call):
+            total += 5.0 if any(name in str(node.op) for name in SLOW_CALLS) else 0.5
+        else:
+            total += 0.03
+    return total

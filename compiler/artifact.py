@@ -1,0 +1,164 @@
+"""A program of the language → the members and the manifest of an artifact."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+from safetensors.numpy import save
+
+from compiler import dims, lower, programs
+from compiler.elaborate import Program
+from compiler.initialize import initialize
+from compiler.ir import DTYPES, Graph
+from compiler.schedule import cpu as cpu_schedule
+from compiler.target import parse_cpu
+from compiler.text import to_text
+from compiler.verify import verify
+from runtime.errors import NetcError
+
+VERSION = "0.1.0"
+
+
+def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), seed: int = 0,
+          parameters: Mapping[str, np.ndarray] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
+
+    parameters: values by path; without them, a seeded initialization. Returns manifest and members for
+    `runtime.format.write` or for running at once.
+    """
+    graphs = {name: verify(_graph(program, name)) for name in names}
+    slots = lower.layout(list(graphs.values()))
+    backend = _backend(target)
+    lowering = lower.Lowering(backend.emit, slots)
+    entries = {name: lowering.program(name, graph) for name, graph in graphs.items()}
+    members = backend.members(lowering.module, _layers(entries))
+    nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
+    values = _values(program, nodes, parameters, seed)
+    members["parameters.safetensors"] = save(values)
+    for number, (name, text) in enumerate(program.sources):
+        members[f"source/{number}-{os.path.basename(name)}"] = text.encode()
+    for name, graph in graphs.items():
+        members[f"ir/{name}.txt"] = to_text(graph).encode()
+    manifest = {
+        "netc": VERSION, "tvm": tvm.__version__, "net": program.net, "target": backend.describe(),
+        "settings": {k: str(v) for k, v in program.parameters.items()},
+        "inputs": _inputs(program.graph),
+        "parameters": [_entry(nodes[path], slot) for path, slot in slots.items()],
+        "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0),
+        "programs": entries,
+        "train": program.train.to_json() if program.train else None,
+        "data": program.data,
+    }
+    return manifest, members
+
+
+def _graph(program: Program, name: str) -> Graph:
+    if name == "step":
+        if not program.graph.losses:
+            raise NetcError("E0510", f"net `{program.net}` has no loss to train on",
+                            "add a line such as `loss cross_entropy(logits, label)`")
+        if program.train is None:
+            raise NetcError("E0511", f"there is no train section for net `{program.net}`",
+                            "add `train fit { net = …, data = …, optimizer = sgd(lr = 0.1), run = 10 epochs }`")
+        return programs.step(program.graph, program.train.to_json())
+    return {"run": programs.run, "evaluate": programs.evaluate}[name](program.graph)
+
+
+def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.ndarray] | None, seed: int) -> dict:
+    """What the artifact stores: weights, running statistics and constants; optimizer state starts at zero."""
+    values = {path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items() if n.op == "constant"}
+    wanted = {path: n for path, n in nodes.items() if n.op == "parameter" and not n.attrs.get("optimizer")}
+    fresh = initialize(program.graph, seed)
+    for path, node in wanted.items():
+        value = fresh[path] if given is None else given.get(path)
+        if value is None or tuple(value.shape) != node.type.shape:
+            what = "lack" if value is None else f"have shape {list(value.shape)} for"
+            raise NetcError("E0610", f"the given parameters {what} `{path}`, which the net needs as "
+                            f"{list(node.type.shape)}", "give the parameters of the same net, with the same settings")
+        values[path] = np.ascontiguousarray(value, DTYPES[node.type.dtype])
+    return values
+
+
+def _entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
+    attrs = node.attrs
+    kind = "constant" if node.op == "constant" else "optimizer" if attrs.get("optimizer") \
+        else "state" if attrs.get("state") else "weight"
+    return {"path": node.name, "dtype": DTYPES[node.type.dtype], "shape": list(node.type.shape), "offset": slot.offset,
+            "bytes": slot.bytes, "kind": kind, "trainable": bool(attrs.get("trainable", False)),
+            "layer": min((o.layer for o in node.origins), default="")}
+
+
+def _inputs(graph: Graph) -> list[dict[str, Any]]:
+    return [{"name": n.name, "dtype": DTYPES[n.type.dtype], "shape": [dims.as_json(d) for d in n.type.shape],
+             "role": n.attrs["role"], "classes": n.attrs.get("classes")} for n in graph.leaves("input")]
+
+
+def _layers(entries: Mapping[str, Any]) -> dict[str, str]:
+    """For each kernel function, the user's layers it computes."""
+    layers: dict[str, set[str]] = {}
+    for entry in entries.values():
+        for kernel in entry["kernels"]:
+            layers.setdefault(kernel["function"], set()).update(kernel["layers"])
+    return {name: ", ".join(sorted(found)) for name, found in layers.items()}
+
+
+class CpuBackend:
+    """LLVM: one object file."""
+
+    def __init__(self, target: str):
+        self.cpu = parse_cpu(target)
+
+    def emit(self, kernel: Any) -> None:
+        cpu_schedule.emit(kernel, self.cpu)
+
+    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
+        built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "host.o")
+            built.mod.write_to_file(path)
+            with open(path, "rb") as stream:
+                return {"host.o": stream.read()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm.get("mcpu"),
+                "triple": self.cpu.llvm.get("mtriple"), "lanes": self.cpu.lanes}
+
+
+class CudaBackend:
+    """CUDA: a host object, the CUDA source, and machine code for each architecture."""
+
+    def __init__(self, target: str):
+        _, _, archs = target.partition(":")
+        if not archs:
+            raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
+        self.archs = [a.strip() for a in archs.split(",")]
+
+    def emit(self, kernel: Any) -> None:
+        from compiler.schedule import cuda
+        cuda.emit(kernel)
+
+    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
+        import json
+
+        from compiler import cuda
+        built = cuda.build(module, self.archs, layers=layers)
+        return {"host.o": built.host_object, "kernels.cu": built.source.encode(),
+                "kernels.json": json.dumps(built.functions).encode(),
+                **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs), "archs": self.archs}
+
+
+def _backend(target: str) -> CpuBackend | CudaBackend:
+    kind = target.partition(":")[0]
+    if kind == "cpu":
+        return CpuBackend(target)
+    if kind == "cuda":
+        return CudaBackend(target)
+    raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH,…")

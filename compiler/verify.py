@@ -1,0 +1,58 @@
+"""The checks every graph must pass, after elaboration and after each pass."""
+
+from __future__ import annotations
+
+import networkx as nx
+
+from compiler.ir import Graph, Origin
+from compiler.ops import REGISTRY, OpError, namespace
+
+
+class BrokenGraph(Exception):
+    """A graph that a pass has broken: a bug of the compiler, never of the user."""
+
+
+def verify(graph: Graph, before: Graph | None = None) -> Graph:
+    """Raises BrokenGraph unless: the graph is acyclic, edges and `inputs` agree, every op exists, every result type is
+    what the op infers, results exist; and, given the graph `before` a pass, unless outputs kept their types and no origin
+    of a node that still matters was lost. Returns the graph."""
+    if not nx.is_directed_acyclic_graph(graph.nx):
+        raise BrokenGraph(f"{graph.name} has a cycle: {nx.find_cycle(graph.nx)}")
+    for node in graph.nodes():
+        edges = {key: source for source, _, key in graph.nx.in_edges(node.name, keys=True)}
+        if edges != dict(enumerate(node.inputs)):
+            raise BrokenGraph(f"edges into {node.name} disagree with its inputs {node.inputs}")
+        if node.op not in REGISTRY:
+            raise BrokenGraph(f"{node.name} has the unknown op {node.op}")
+        if REGISTRY[node.op].has("infer"):
+            try:
+                type = REGISTRY[node.op].infer(namespace(node.attrs), *[graph[i].type for i in node.inputs])
+            except OpError as problem:
+                raise BrokenGraph(f"{node.name}: {problem}") from problem
+            if type != node.type:
+                raise BrokenGraph(f"{node.name} says {node.type}, its op says {type}")
+    for name in graph.results():
+        if name not in graph:
+            raise BrokenGraph(f"the result {name} does not exist")
+    for parameter, value in graph.updates.items():
+        if parameter not in graph or graph[parameter].type != graph[value].type:
+            raise BrokenGraph(f"the update of {parameter} has another type")
+    if before is not None:
+        _compare(graph, before)
+    return graph
+
+
+def _compare(graph: Graph, before: Graph) -> None:
+    for table in ("outputs", "losses", "metrics"):
+        old, new = getattr(before, table), getattr(graph, table)
+        if {k: before[n].type for k, n in old.items()} != {k: graph[n].type for k, n in new.items()}:
+            raise BrokenGraph(f"{table} changed from {sorted(old)} to {sorted(new)} or changed their types")
+    lost = _origins(before) - _origins(graph)
+    if lost:
+        raise BrokenGraph(f"the origins {sorted(lost)} were lost")
+
+
+def _origins(graph: Graph) -> set[Origin]:
+    needed = set(graph.results())
+    needed |= set().union(*(nx.ancestors(graph.nx, n) for n in needed)) if needed else set()
+    return {o for n in needed for o in graph[n].origins}

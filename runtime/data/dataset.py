@@ -25,7 +25,7 @@ SOURCES = {"csv": read_csv, "idx": read_idx, "npz": read_npz, "images": read_ima
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype, align: int = 64) -> np.ndarray:
-    """An uninitialized C-contiguous array whose data starts at a multiple of `align` bytes, as kernels want it."""
+    """An uninitialized C-contiguous array whose data, if any, starts at a multiple of `align` bytes."""
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     raw = np.empty(size + align, dtype=np.uint8)

@@ -31,13 +31,13 @@ def split_by_fractions(count: int, fractions: Mapping[str, float], seed: int) ->
         raise NetcError("E0559", f"the parts of `split` sum to {total * 100:g} %, expected 100 %",
                         "each example belongs to one part")
     # 1e-9 keeps 0.7 * 10 = 7.000000000000001 and 0.1 * 30 = 3.0000000000000004 from mattering.
-    exact = {part: fraction * count for part, fraction in fractions.items()}
+    exact = {part: fractions[part] * count for part in PARTS if part in fractions}
     sizes = {part: floor(size + 1e-9) for part, size in exact.items()}
     for part in sorted(exact, key=lambda part: sizes[part] - exact[part])[:count - sum(sizes.values())]:
         sizes[part] += 1
     order = np.random.default_rng(seed).permutation(count)
     rows, start = {}, 0
-    for part in sorted(sizes, key=PARTS.index):
+    for part in sizes:
         rows[part] = np.sort(order[start:start + sizes[part]])
         start += sizes[part]
     return rows

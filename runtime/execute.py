@@ -182,3 +182,10 @@ def _load(artifact: format.Artifact) -> Any:
         stream.write(artifact.members["host.o"])
         stream.flush()
         return tvm_ffi_orcjit.default_session().load_module(stream.name)
+
+
+def use_threads(count: int | None) -> None:
+    """How many CPU threads kernels use; NETC_NUM_THREADS, or all cores, when None. Call before the first artifact loads."""
+    chosen = count or os.environ.get("NETC_NUM_THREADS")
+    if chosen:
+        os.environ["TVM_NUM_THREADS"] = str(chosen)

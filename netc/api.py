@@ -1,0 +1,94 @@
+"""The Python face: loading, compiling and training nets. Heavy rooms are imported where they are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from compiler.elaborate import Program
+    from compiler.ir import Graph
+    from runtime.execute import Executable
+
+
+@dataclass(frozen=True)
+class Net:
+    """One net of a `.net` file, checked and elaborated."""
+
+    program: Program
+    path: str
+
+    @property
+    def graph(self) -> Graph:
+        """The source graph; `graph.nx` is the networkx graph."""
+        return self.program.graph
+
+    @property
+    def train_config(self) -> dict[str, Any] | None:
+        """The resolved train section."""
+        return self.program.train.to_json() if self.program.train else None
+
+    @property
+    def data_config(self) -> dict[str, Any] | None:
+        """The resolved data section."""
+        return self.program.data
+
+    @cached_property
+    def fields(self) -> list[dict[str, Any]]:
+        """Inputs and labels as the manifest lists them."""
+        from compiler.artifact import _inputs
+        return _inputs(self.graph)
+
+    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0):
+        """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs)."""
+        from compiler.artifact import build
+        from runtime.format import Artifact
+        names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
+        names = [n for n in names if n != "run" or self.graph.outputs]
+        manifest, members = build(self.program, target, names=names, seed=seed, parameters=read_parameters(params))
+        return Artifact(manifest, members)
+
+    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0) -> Executable:
+        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization."""
+        from runtime.execute import Executable
+        return Executable(self.build(mode, target, params, seed))
+
+
+def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,
+         train: str | None = None, data: str | None = None) -> Net:
+    """Reads and checks a `.net` file. settings: values for the net's parameters.
+
+    Raises `dsl.diagnostics.DiagnosticError` with every error of the text.
+    """
+    from compiler.elaborate import load as elaborate
+    texts = {key: value if isinstance(value, str) else repr(value).lower() if isinstance(value, bool) else repr(value)
+             for key, value in (settings or {}).items()}
+    return Net(elaborate(path, settings=texts, net=net, train=train, data=data), os.fspath(path))
+
+
+def load_artifact(path: str | os.PathLike) -> Executable:
+    """Loads a compiled `.netb`."""
+    from runtime.execute import Executable
+    return Executable.load(path)
+
+
+def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: bool = False, **choices: Any):
+    """Compiles for training and trains; returns the result of `runtime.train.train`. See `load` for `choices`."""
+    from runtime.train import train as run
+    net = load(path, **choices)
+    exe = net.compile("train", seed=(net.train_config or {}).get("seed", 0))
+    return run(exe, net.train_config, net.data_config, Path(out or f"runs/{net.program.net}"), resume=resume)
+
+
+def read_parameters(params: Any) -> Mapping[str, np.ndarray] | None:
+    """Arrays by path from a .safetensors file, a mapping, or None."""
+    if params is None or isinstance(params, Mapping):
+        return params
+    from runtime.checkpoint import read_weights
+    return read_weights(params)

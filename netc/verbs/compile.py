@@ -1,0 +1,36 @@
+"""`netc compile`: a net becomes an artifact, one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from netc.options import PARAMS, SET, load_net, split_place
+
+
+@click.command(epilog="\b\nExamples:\n  netc compile specs/digits.net --params runs/digits/best.safetensors -o digits.netb"
+               "\n  netc compile specs/lenet.net --target cuda:sm_80,sm_90\n  netc compile x.net --target cpu:x86-64-v3")
+@click.argument("net")
+@click.option("-o", "--output", metavar="FILE", help="Where to write; NET.netb in this folder by default.")
+@click.option("--target", default="cpu", show_default=True, metavar="TARGET",
+              help="cpu (this machine), cpu:x86-64-v3, cpu:generic, …, or cuda:sm_80,sm_90.")
+@PARAMS
+@click.option("--train", "training", is_flag=True, help="Include the programs that train and evaluate.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
+@SET
+def command(net: str, output: str | None, target: str, params: str | None, training: bool, seed: int,
+            settings: tuple[str, ...]) -> int:
+    """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
+    from runtime.format import write
+    loaded = load_net(net, settings)
+    if params is None and not training:
+        click.echo("warning: no --params given: the artifact holds a seeded initialization, not trained weights", err=True)
+    mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
+    artifact = loaded.build(mode, target, params, seed)
+    path = Path(output or f"{Path(split_place(net)[0]).stem}.netb")
+    write(path, artifact.manifest, artifact.members)
+    size = path.stat().st_size
+    kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
+    click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {artifact.manifest['target']['name']}")
+    return 0

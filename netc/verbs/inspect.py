@@ -1,0 +1,51 @@
+"""`netc inspect`: what is inside an artifact."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --json")
+@click.argument("artifact")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
+@click.option("--extract", metavar="MEMBER", help="Write one member to standard output.")
+def command(artifact: str, as_json: bool, extract: str | None) -> int:
+    """List what an artifact holds: target, inputs, outputs, parameters, kernels, members; hashes are verified."""
+    from runtime.errors import NetcError
+    from runtime.format import read
+    found = read(artifact)
+    manifest = found.manifest
+    if extract:
+        if extract not in found.members:
+            raise NetcError("E0607", f"{artifact} has no member `{extract}`", f"it has {', '.join(found.members)}")
+        click.get_binary_stream("stdout").write(found.members[extract])
+        return 0
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+        return 0
+    click.echo(f"net       {manifest['net']}" + "".join(f" {k}={v}" for k, v in manifest["settings"].items()))
+    click.echo(f"target    {manifest['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
+    for entry in manifest["inputs"]:
+        click.echo(f"{entry['role']:<9} {entry['name']}: {entry['dtype']}{_shape(entry['shape'])}")
+    weights = [p for p in manifest["parameters"] if p["kind"] in ("weight", "state")]
+    count = sum(p["bytes"] // 4 for p in weights)
+    click.echo(f"weights   {count:,} in {len(weights)} tensors, {manifest['parameter_bytes']:,} bytes in all")
+    for name, program in manifest["programs"].items():
+        outputs = [f"{a['name']}: {a['dtype']}{_shape(a['shape'])}" for a in program["arguments"] if a["kind"] == "output"]
+        click.echo(f"program   {name}: {len(program['kernels'])} kernels → {', '.join(outputs)}")
+    for name, member in manifest["members"].items():
+        click.echo(f"member    {name} {member['bytes']:,} bytes sha256 {member['sha256'][:16]}…")
+    return 0
+
+
+def _shape(shape: list) -> str:
+    return "[" + ", ".join(_size(s) for s in shape) + "]"
+
+
+def _size(size: object) -> str:
+    if isinstance(size, list):
+        operator, *operands = size
+        return f" {operator} ".join(_size(o) for o in operands) if operator == "+" else operator.join(map(_size, operands))
+    return str(size)

@@ -1,0 +1,51 @@
+"""Where elaboration puts what is wrong: every diagnostic once, and one exception that ends the statement at fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+from dsl.diagnostics import Diagnostic, Note, Span
+
+
+class Failed(Exception):
+    """The part at hand has no value, and the reason was reported already: whoever catches this stays silent."""
+
+
+class Report:
+    """Collects diagnostics. One place says one thing of a kind once, however often a block is instantiated."""
+
+    def __init__(self) -> None:
+        self.diagnostics: list[Diagnostic] = []
+        self._seen: set[tuple[str, str]] = set()
+
+    def add(self, diagnostic: Diagnostic) -> None:
+        if diagnostic.span is not None:
+            key = (diagnostic.code, diagnostic.span.place)
+            if key in self._seen:
+                return
+            self._seen.add(key)
+        self.diagnostics.append(diagnostic)
+
+    def has(self, span: Span) -> bool:
+        """Whether something was said about this very place."""
+        return any(place == span.place for _, place in self._seen)
+
+    def error(self, code: str, message: str, span: Span | None, hint: str | None = None, notes: Iterable[Note] = ()) -> None:
+        self.add(Diagnostic(code, message, span, hint, tuple(notes)))
+
+    def fail(self, code: str, message: str, span: Span | None, hint: str | None = None,
+             notes: Iterable[Note] = ()) -> NoReturn:
+        self.error(code, message, span, hint, notes)
+        raise Failed
+
+    def warn(self, code: str, message: str, span: Span | None, hint: str | None = None) -> None:
+        self.add(Diagnostic(code, message, span, hint, severity="warning"))
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return [d for d in self.diagnostics if d.severity == "error"]
+
+    @property
+    def warnings(self) -> tuple[Diagnostic, ...]:
+        return tuple(d for d in self.diagnostics if d.severity != "error")

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,14 @@ class Executable:
     def call(self, program: str, feeds: Mapping[str, Any], begin: int = 0, end: int | None = None,
              results: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
         """Runs kernels [begin, end) of a program (all by default). `results` may supply arrays to write into."""
+        bound = self.bind(program, feeds, results)
+        bound(begin, end)
+        entry = self.programs[program]
+        return {name: array.reshape(()) if array.shape == (1,) and not self._shape(entry, name) else array
+                for name, array in bound.results.items()}
+
+    def bind(self, program: str, feeds: Mapping[str, Any], results: Mapping[str, np.ndarray] | None = None) -> Bound:
+        """A program with its arguments checked and in place, to be run many times."""
         entry = self.programs[program]
         sizes: dict[str, int] = {}
         arguments, out = [], {}
@@ -109,18 +118,16 @@ class Executable:
                 array = self._input(argument, feeds, sizes)
             else:
                 shape = tuple(format.size(s, sizes) for s in argument["shape"]) or (1,)
-                array = results[argument["name"]] if results else aligned(shape, argument["dtype"])
+                array = results[argument["name"]].reshape(shape) if results else aligned(shape, argument["dtype"])
                 out[argument["name"]] = array
-            arguments.append(tvm_ffi.from_dlpack(array))
+            arguments.append(array)
         unknown = set(feeds) - {a["name"] for a in entry["arguments"] if a["kind"] == "input"}
         if unknown:
             names = ", ".join(f"`{a['name']}`" for a in entry["arguments"] if a["kind"] == "input")
             raise NetcError("E0612", f"`{sorted(unknown)[0]}` is no input of {self.name}", f"its inputs are {names}")
+        tensors = [tvm_ffi.from_dlpack(array) for array in arguments]
         arena = self._arena(program, format.size(entry["arena"], sizes))
-        last = len(entry["kernels"]) if end is None else end
-        self._functions[entry["symbol"]](*arguments, self._parameters, arena, begin, last)
-        return {name: array.reshape(()) if array.shape == (1,) and not self._shape(entry, name) else array
-                for name, array in out.items()}
+        return Bound(self._functions[entry["symbol"]], [*tensors, self._parameters, arena], len(entry["kernels"]), out)
 
     @staticmethod
     def _shape(entry: Mapping[str, Any], name: str) -> list:
@@ -162,6 +169,19 @@ class Executable:
             tensor = tvm_ffi.from_dlpack(aligned((max(bytes, 1),)))
             self._arenas[program] = (bytes, tensor)
         return tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program with its tensors: calling it runs kernels [begin, end)."""
+
+    function: Any
+    tensors: list[Any]
+    kernels: int
+    results: dict[str, np.ndarray]
+
+    def __call__(self, begin: int = 0, end: int | None = None) -> None:
+        self.function(*self.tensors, begin, self.kernels if end is None else end)
 
 
 _RUNTIME: ctypes.CDLL | None = None

@@ -1,0 +1,34 @@
+# make install: the environment; make demo: the whole way on real digits; make test: all tests.
+PYTHON ?= python3
+BIN := .venv/bin
+NETC := $(BIN)/netc
+RUN := runs/demo
+
+.PHONY: install demo test clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+demo: install
+	@rm -rf $(RUN) && mkdir -p $(RUN)
+	$(NETC) check specs/digits.net
+	$(NETC) show specs/digits.net
+	$(NETC) train specs/digits.net --out $(RUN)/train
+	$(NETC) compile specs/digits.net --params $(RUN)/train/best.safetensors -o $(RUN)/digits.netb
+	$(NETC) inspect $(RUN)/digits.netb
+	@$(BIN)/python -c 'import sys; from compiler.cuda import available; sys.exit(0 if available() else 1)' \
+	  && (set -x; $(NETC) compile specs/digits.net --params $(RUN)/train/best.safetensors --target cuda:sm_80,sm_90 \
+	      -o $(RUN)/digits-cuda.netb) \
+	  || echo "no CUDA compiler found: the GPU binary is left out (pip install -e '.[cuda]' brings one)"
+	$(NETC) run $(RUN)/digits.netb --input image=specs/data/digit-7.png
+	$(NETC) test $(RUN)/digits.netb
+
+test: install
+	$(BIN)/python -m pytest -n auto
+
+clean:
+	rm -rf .venv build runs *.egg-info

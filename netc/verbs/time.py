@@ -1,0 +1,57 @@
+"""`netc time`: how long a net takes, whole and layer by layer."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from netc.options import SET, load_net, split_place
+
+
+@click.command(epilog="\b\nExamples:\n  netc time specs/googlenet.net\n  netc time digits.netb --batch 16\n"
+               "  netc time specs/digits.net --train --batch 32 --threads 1")
+@click.argument("net")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--train", "training", is_flag=True, help="Time a training step: forward, backward and update.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
+@click.option("--json", "as_json", is_flag=True, help="Print {total_ms, kernels: [...]}.")
+@SET
+def command(net: str, batch: int, training: bool, threads: int | None, as_json: bool, settings: tuple[str, ...]) -> int:
+    """Time a net (.net, or a compiled .netb) on random inputs: the whole program, and each kernel by layer names."""
+    from runtime.errors import NetcError
+    from runtime.execute import Executable, use_threads
+    from runtime.measure import random_feeds, time_kernels, time_program
+    use_threads(threads)
+    path = split_place(net)[0]
+    exe = Executable.load(path) if path.endswith(".netb") else load_net(net, settings).compile("train" if training else "run")
+    program = "step" if training else "run"
+    if program not in exe.programs:
+        raise NetcError("E0619", f"{path} does not hold the program `{program}`", "compile it with --train")
+    sizes = {symbol: batch for symbol in exe.programs[program]["symbols"]}
+    feeds = random_feeds(exe, program, sizes)
+    total = time_program(exe, program, feeds)
+    rows = time_kernels(exe, program, feeds, sizes)
+    if as_json:
+        click.echo(json.dumps({"net": exe.manifest["net"], "program": program, "batch": batch, "total_ms": total,
+                               "kernels": [vars(row) for row in rows]}, indent=1))
+        return 0
+    _table(exe.manifest["net"], program, batch, total, rows)
+    return 0
+
+
+def _table(net: str, program: str, batch: int, total: float, rows: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table(title=f"{net}: {program}, batch {batch}: {total:.3f} ms a call", title_justify="left", box=None,
+                  pad_edge=False)
+    for heading in ("layers", "ops", "part"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("ms", "%", "GFLOP/s", "GB/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    whole = sum(r.ms for r in rows) or 1.0
+    for r in rows:
+        rate = (f"{r.flops / r.ms / 1e6:.1f}", f"{r.bytes / r.ms / 1e6:.1f}") if r.ms else ("", "")
+        table.add_row(", ".join(r.layers), " ".join(r.ops), r.part, f"{r.ms:.4f}", f"{100 * r.ms / whole:.1f}", *rate)
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)

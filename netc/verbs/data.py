@@ -7,8 +7,8 @@ import click
 
 @click.command("data")
 @click.argument("name", metavar="list | NAME")
-@click.option("--to", default="data", show_default=True, metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
-              help="The set is put into DIR/NAME.")
+@click.option("--to", default="data", show_default=True, metavar="DIR",
+              type=click.Path(file_okay=False, path_type=Path), help="The set is put into DIR/NAME.")
 def command(name: str, to: Path) -> None:
     """Fetch the data set NAME (mnist, fashion-mnist), verified by MD5, or `list` what there is."""
     from rich.console import Console

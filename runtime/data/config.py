@@ -68,7 +68,7 @@ class Field:
         what = f"field `{self.name}`"
         object.__setattr__(self, "shape", tuple(self.shape))
         if self.dtype not in DTYPES:
-            raise _refuse(what, f"data cannot be read as `{self.dtype}`", f"the types are {', '.join(list(DTYPES)[:11])}")
+            raise _refuse(what, f"data cannot be read as `{self.dtype}`", f"the types are {', '.join(DTYPES)}")
         if not all(_is_int(size) and size > 0 for size in self.shape):
             raise _refuse(what, f"the shape {list(self.shape)} is not a list of positive numbers")
         if self.role not in ("input", "label"):
@@ -91,6 +91,11 @@ class Field:
         if not isinstance(json["shape"], (list, tuple)):
             raise _refuse(f"field `{json['name']}`", f"the shape is a list, not {json['shape']!r}")
         return cls(json["name"], json["dtype"], tuple(json["shape"]), json["role"], json.get("classes"))
+
+    @classmethod
+    def from_manifest(cls, entry: Mapping[str, Any]) -> Field:
+        """The field of an entry of the artifact's `inputs`, whose shape has the batch in front."""
+        return cls.from_json(dict(entry, shape=list(entry["shape"])[1:]))
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), "role": self.role,
@@ -158,7 +163,8 @@ class DataConfig:
             raise _refuse(what, f"`root` is a path, not {self.root!r}")
         if not (self.split is None or isinstance(self.split, (str, Mapping))):
             raise _refuse(what, f"`split` is a list of fractions or the path of an index file, not {self.split!r}")
-        if not isinstance(self.feed, Mapping) or not all(isinstance(f, str) or _is_names(f) for f in self.feed.values()):
+        feeds = self.feed.values() if isinstance(self.feed, Mapping) else [None]
+        if not all(isinstance(fed, str) or _is_names(fed) for fed in feeds):
             raise _refuse(what, f"`feed` gives each field a name or a list of names, not {self.feed!r}")
         if not isinstance(self.shuffle, bool):
             raise _refuse(what, f"`shuffle` is true or false, not {self.shuffle!r}")

@@ -142,7 +142,8 @@ def _check_feed(config: DataConfig, fields: tuple[Field, ...]) -> None:
         if name not in names:
             close = get_close_matches(name, names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"the net has {', '.join(names)}"
-            raise NetcError("E0554", f"`feed` of data `{config.name}` names `{name}`, which the net does not have", hint)
+            raise NetcError("E0554", f"`feed` of data `{config.name}` names `{name}`, which is no field of the net",
+                            hint)
 
 
 def _known_classes(config: DataConfig, fields: tuple[Field, ...]) -> dict[str, tuple[str, ...]]:

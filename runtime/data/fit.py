@@ -165,7 +165,7 @@ def encode_labels(cells: Sequence[str], field: Field, place: Place,
             rare = min(distinct, key=lambda cell: (distinct[cell], not _is_whole(cell)))
             raise NetcError("E0557", f"`{field.name}` has {field.classes} classes, the data has {len(known)}: "
                             + ", ".join(known[:20]) + (", …" if len(known) > 20 else ""),
-                            f"the rarest, `{rare}`, stands here; mend it, or set the classes of the net to {len(known)}",
+                            f"the rarest, `{rare}`, stands here: mend it, or give the net {len(known)} classes",
                             place.row(list(cells).index(rare)))
     number = {name: index for index, name in enumerate(known)}
     return np.array([number[cell] for cell in cells], dtype=np.int64), known

@@ -72,8 +72,9 @@ def _columns_of(field: Field, fields: Sequence[Field], feed: Mapping[str, str | 
                 hint += f"; name others with feed = [{field.name} = [\"…\", \"…\"]]"
             raise NetcError("E0554", f"`{field.name}` needs a column `{name}`, which is not there", hint, f"{path}:1")
     if len(wanted) != prod(field.shape):
-        raise NetcError("E0555", f"`{field.name}` of shape {list(field.shape)} takes {prod(field.shape)} of the columns, "
-                        f"not {len(wanted)}", f"say which: feed = [{field.name} = [\"…\", \"…\"]]", f"{path}:1")
+        raise NetcError("E0555", f"`{field.name}` of shape {list(field.shape)} takes {prod(field.shape)} of the "
+                        f"columns, not {len(wanted)}", f"say which: feed = [{field.name} = [\"…\", \"…\"]]",
+                        f"{path}:1")
     return wanted
 
 

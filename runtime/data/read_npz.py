@@ -54,7 +54,8 @@ def _read_field(path: Path, archive, field: Field, feed: Mapping[str, str | tupl
         raise damaged(path, f"`{name}` is not an array", "write the file with numpy.savez")
     place = Place(str(path), name)
     if field.classes is not None and values.dtype.kind in "US":
-        cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell for cell in values.ravel().tolist()]
+        cells = [cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
+                 for cell in values.ravel().tolist()]
         numbers, known = encode_labels(cells, field, place, known)
         values = numbers.reshape(values.shape)
     return fit(values, field, place), known

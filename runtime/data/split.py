@@ -63,7 +63,8 @@ def read_split(path: Path, count: int) -> dict[str, np.ndarray]:
                     continue
                 if len(row) != (2 if indexed else 1):
                     raise damaged(path, f"expected {'`index,part`' if indexed else 'one part name'}, "
-                                  f"got `{','.join(row)[:60]}`", "a file of two columns starts with `index,part`", number)
+                                  f"got `{','.join(row)[:60]}`", "a file of two columns starts with `index,part`",
+                                  number)
                 index = _index(path, row[0], count, number) if indexed else position
                 position += 1
                 if index >= count:

@@ -91,7 +91,8 @@ def test_two_image_inputs_change_alike_and_others_stay():
     fields = (Field("left", "u8", (1, 4, 4)), Field("right", "f32", (1, 4, 4)), Field("v", "f32", (3,)),
               Field("mask", "u8", (1, 4, 4), "label"))
     image = np.arange(5 * 16, dtype=np.uint8).reshape(5, 1, 4, 4)
-    arrays = {"left": image.copy(), "right": image.astype(np.float32), "v": np.ones((5, 3), np.float32), "mask": image.copy()}
+    arrays = {"left": image.copy(), "right": image.astype(np.float32), "v": np.ones((5, 3), np.float32),
+              "mask": image.copy()}
     augment_batch(arrays, fields, [Augment("crop", {"pad": 2}), Augment("flip")], 0, 0, np.arange(5))
     assert (arrays["left"] == arrays["right"]).all() and (arrays["left"] != image).any()
     assert (arrays["v"] == 1).all() and (arrays["mask"] == image).all()

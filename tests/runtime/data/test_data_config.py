@@ -52,6 +52,10 @@ def test_field_round_trip_and_types():
     field = Field("digit", "i32", (), "label", 10)
     assert Field.from_json(field.to_json()) == field
     assert Field("x", "float32", (4,)).numpy_dtype == Field("x", "f32", (4,)).numpy_dtype
+    entry = {"name": "digit", "dtype": "int32", "shape": ["N"], "role": "label", "classes": 10}
+    assert Field.from_manifest(entry) == Field("digit", "int32", (), "label", 10)
+    with pytest.raises(NetcError, match="E0550"):
+        Field.from_manifest(entry | {"shape": ["N", "T"]})
     assert str(Field("image", "u8", (1, 8, 8))) == "input image: u8[N, 1, 8, 8]"
 
 

@@ -143,7 +143,8 @@ def test_unknown_kinds_of_source(tmp_path, source):
     assert caught.value.code == "E0551"
 
 
-CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=8).map(str.strip).filter(bool)
+LETTER = st.characters(codec="utf-8", exclude_characters="\0\r")
+CELL = st.text(LETTER, min_size=1, max_size=8).map(str.strip).filter(bool)
 
 
 @settings(max_examples=60, deadline=None)

@@ -60,7 +60,9 @@ def test_feed_names_the_files(tmp_path):
     assert caught.value.code == "E0554"
 
 
-@pytest.mark.parametrize("kind, dtype", [(8, "u1"), (9, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")])
+@pytest.mark.parametrize("kind, dtype", [
+    (0x08, "u1"), (0x09, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8"),
+])
 def test_all_types(tmp_path, kind, dtype):
     values = np.array([[1, 2], [100, 4]], dtype=dtype)
     (tmp_path / "v").write_bytes(idx_bytes(values, kind))

@@ -14,8 +14,8 @@ from runtime.errors import NetcError
 
 IMAGE = Field("image", "u8", (1, 6, 5))
 LABEL = Field("y", "i32", (), "label", 1000)
-AUGMENT = (Augment("crop", {"pad": 2}), Augment("flip"), Augment("rotate", {"degrees": 20}), Augment("jitter", {"amount": 0.3}),
-           Augment("noise", {"std": 4}), Augment("erase", {"size": 2}))
+AUGMENT = (Augment("crop", {"pad": 2}), Augment("flip"), Augment("rotate", {"degrees": 20}),
+           Augment("jitter", {"amount": 0.3}), Augment("noise", {"std": 4}), Augment("erase", {"size": 2}))
 
 
 def make_part(count=23, rows=None):

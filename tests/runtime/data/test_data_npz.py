@@ -85,7 +85,8 @@ def test_other_files_are_refused(tmp_path):
 
 @pytest.mark.parametrize("have, want, fits", [
     ((28, 28), (1, 28, 28), True), ((1, 28, 28), (28, 28), True), ((64,), (1, 8, 8), True), ((8, 8), (64,), True),
-    ((), (1,), True), ((1,), (), True), ((3, 8, 4), (3, 4, 8), False), ((8, 4), (4, 8), False), ((2, 16), (4, 8), False),
+    ((), (1,), True), ((1,), (), True), ((3, 8, 4), (3, 4, 8), False), ((8, 4), (4, 8), False),
+    ((2, 16), (4, 8), False),
 ])
 def test_shapes_that_fit(have, want, fits):
     values = np.arange(2 * int(np.prod(have)), dtype=np.int64).reshape(2, *have)
@@ -98,8 +99,8 @@ def test_shapes_that_fit(have, want, fits):
         assert caught.value.code == "E0555"
 
 
-NUMBERS = hnp.arrays(st.sampled_from([np.bool_, np.int8, np.uint8, np.int32, np.uint64, np.int64, np.float16, np.float32,
-                                      np.float64]), st.tuples(st.integers(1, 5), st.integers(1, 4)))
+NUMBERS = hnp.arrays(st.sampled_from([np.bool_, np.int8, np.uint8, np.int32, np.uint64, np.int64, np.float16,
+                                      np.float32, np.float64]), st.tuples(st.integers(1, 5), st.integers(1, 4)))
 
 
 @settings(max_examples=200, deadline=None)

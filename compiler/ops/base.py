@@ -65,6 +65,8 @@ KINDS = {
     "weight": "a fixed kernel as nested lists of numbers",
 }
 
+# Arguments that say how weights begin and learn; they go into the `Weight`s, not into the node.
+SETTINGS = ("bias", "init", "bias_init", "lr", "frozen", "weight")
 WEIGHT_ARGS = "bias: bool = true, init: init = {init}, bias_init: init = zeros, lr: float = 1.0, frozen: bool = false"
 
 
@@ -138,7 +140,8 @@ class Op:
     family: ClassVar[str] = ""
     pointwise: ClassVar[bool] = False   # result[i] depends on operands at i only (after broadcasting)
     roles: ClassVar[tuple[str, ...]] = ("layer",)  # where the language allows it: layer, loss, metric
-    modal: ClassVar[bool] = False       # behaves differently when training: `select_mode` replaces it
+    modal: ClassVar[bool] = False       # what it says here is what it does outside training; see `training`
+    undifferentiable: ClassVar[str] = ""  # why no gradient passes through it; empty where one does
 
     def args(self) -> tuple[Arg, ...]:
         """The parsed signature."""
@@ -151,8 +154,8 @@ class Op:
 
         Everything that depends on the operand types (`same` padding, a named axis) is resolved here. Raises OpError.
         """
-        tensors = {arg.name for arg in self.args() if arg.kind in ("tensor", "tensors")}
-        return {key: value for key, value in vars(given).items() if key not in tensors}
+        left_out = {arg.name for arg in self.args() if arg.kind in ("tensor", "tensors")} | set(SETTINGS)
+        return {key: value for key, value in vars(given).items() if key not in left_out}
 
     def weights(self, given: SimpleNamespace, a: SimpleNamespace, *types: TensorType) -> dict[str, Weight]:
         """The weights a call owns, in operand order; they follow the tensor operands. Empty for most ops."""
@@ -197,6 +200,17 @@ class Op:
 
     def expand(self, b: Builder, a: SimpleNamespace, *xs: Value) -> Value:
         """The op in terms of others."""
+        raise NotImplementedError(self.name)
+
+    # --- special forms -------------------------------------------------------------------------------------------
+
+    def training(self, b: Builder, a: SimpleNamespace, *xs: Value) -> Value:
+        """Modal ops: what takes the node's place in a training step. New values of state go into `b.graph.updates`."""
+        raise NotImplementedError(self.name)
+
+    def expand_results(self, b: Builder, a: SimpleNamespace, *xs: Value) -> list[Value]:
+        """Ops of the language with several results (`split`): there is no node of such an op, the elaborator calls this
+        with the resolved attrs (`attrs` raises the errors) and binds the Values in order."""
         raise NotImplementedError(self.name)
 
     @classmethod
@@ -244,6 +258,32 @@ def register(cls: type[Op]) -> type[Op]:
     cls.family = cls.__module__.rsplit(".", 1)[-1]
     REGISTRY[cls.name] = cls()
     return cls
+
+
+def initializer(given: Any) -> tuple:
+    """An `init` argument as Weight wants it; a default of a signature is still the bare word."""
+    return (given,) if isinstance(given, str) else given
+
+
+def resolve_axis(axis: str | int, x: TensorType, argument: str = "axis") -> int:
+    """The index of a named or numbered axis of [N, C, spatial…] or [N, time, feature]. Raises OpError E0401."""
+    names = {"batch": 0, "channel": 1, "time": 1, "feature": x.rank - 1}
+    if x.rank >= 3:
+        names["width"] = x.rank - 1
+    if x.rank >= 4:
+        names["height"] = x.rank - 2
+    number = axis if isinstance(axis, int) else names.get(axis)
+    require(number is not None and -x.rank <= number < x.rank, "E0401", f"there is no axis {axis} in {x}", argument=argument)
+    return number % x.rank
+
+
+def resolve_axes(axes: Any, x: TensorType, argument: str = "axes") -> tuple[int, ...]:
+    """Several axes (one alone, or None for all) as sorted indices. Raises OpError E0401, E0402 for one named twice."""
+    if axes is None:
+        return tuple(range(x.rank))
+    found = [resolve_axis(axis, x, argument) for axis in ((axes,) if isinstance(axes, (str, int)) else axes)]
+    require(len(set(found)) == len(found), "E0402", f"`{argument}` names an axis twice", argument=argument)
+    return tuple(sorted(found))
 
 
 def namespace(attrs: dict[str, Any]) -> SimpleNamespace:

@@ -1,6 +1,9 @@
 """The leaves of a graph: inputs, parameters and constants."""
 
+from compiler.ir import DTYPES
 from compiler.ops.base import Op, register
+
+WORDS = {numpy: word for word, numpy in DTYPES.items()}
 
 
 @register
@@ -12,7 +15,7 @@ class Input(Op):
 
 @register
 class Parameter(Op):
-    """attrs: init, fans, seed_path; trainable, state, decay, lr. The node's name is the weight's path."""
+    """attrs: init, fans; trainable, state, optimizer, decay, lr. The node's name is the weight's path."""
 
     name = "parameter"
 
@@ -24,7 +27,7 @@ class Constant(Op):
     name = "constant"
 
     def scalar(self, t, a):
-        return t.const(a.value.item(), {"float32": "f32"}.get(str(a.value.dtype), str(a.value.dtype)))
+        return t.const(a.value.item(), WORDS[str(a.value.dtype)])
 
     def numpy(self, a):
         return a.value

@@ -11,14 +11,14 @@ import re
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm_ffi
 
 from runtime.errors import NetcError
-
-CUDA = 2  # kDLCUDA in DLPack
 
 # DLPack's type codes by the words of CudaModule.functions; a handle is an opaque pointer.
 _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "handle": 3}
@@ -120,25 +120,48 @@ def module_stream(cubin: bytes, functions: Mapping[str, Mapping[str, Sequence[st
     return text(b"cubin") + array(entries) + text(cubin)
 
 
-def synchronize(index: int = 0) -> None:
-    """Wait until everything that was launched on GPU `index` is done; raises what its kernels raised."""
-    tvm_ffi.get_global_func("runtime.Device_StreamSync")(device(index), 0)
+class Gpu:
+    """One GPU with a loaded artifact. Host arrays stay the truth: a call mirrors them on the GPU and back."""
 
+    def __init__(self, host: tvm_ffi.Module, binaries: Mapping[str, bytes], functions: Mapping[str, Any], index: int = 0):
+        """See `load`."""
+        load(host, binaries, functions, index)
+        self._host, self._index = host, index
+        self._device = tvm_ffi.device("cuda", index)
+        self._memory: dict[Any, Any] = {}
+        self._allocate, self._copy, self._wait = (tvm_ffi.get_global_func(f"runtime.{name}") for name in (
+            "TVMTensorAllocWithScope", "TVMTensorCopyFromTo", "Device_StreamSync"))
 
-def device(index: int = 0) -> tvm_ffi.Device:
-    return tvm_ffi.device("cuda", index)
+    def call(self, symbol: str, arrays: Sequence[np.ndarray], written: Sequence[int], arena_bytes: int, *numbers: int) -> None:
+        """Run the driver `symbol` on `arrays` (its tensors up to the parameters, C-contiguous), an arena and `numbers`.
 
+        written: positions of the arrays that are copied back. The arena keeps its contents between calls of equal size,
+        as on the CPU. Raises NetcError E0723 when the GPU's memory does not suffice.
+        """
+        tensors = [self._tensor((symbol, i), array.shape, str(array.dtype)) for i, array in enumerate(arrays)]
+        arena = self._tensor((symbol, "arena"), (max(arena_bytes, 1),), "uint8")
+        for array, tensor in zip(arrays, tensors):
+            self._copy(tvm_ffi.from_dlpack(array), tensor)
+        self._host[symbol](*tensors, arena, *numbers)
+        for i in written:
+            self._copy(tensors[i], tvm_ffi.from_dlpack(arrays[i]))
+        self._wait(self._device, 0)
 
-def empty(shape: Sequence[int], dtype: str, index: int = 0) -> Any:
-    """An uninitialized tensor in the memory of GPU `index`; `load_runtime` must have been called."""
-    allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-    return allocate(tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), device(index), None)
-
-
-def copy(source: Any, target: Any, index: int = 0) -> None:
-    """Copy the contents of a tensor to one of equal size, in host memory or that of GPU `index`; done on return."""
-    tvm_ffi.get_global_func("runtime.TVMTensorCopyFromTo")(source, target)
-    synchronize(index)
+    def _tensor(self, key: Any, shape: Sequence[int], dtype: str) -> Any:
+        """GPU memory that is kept under `key` until another shape is asked for."""
+        kept = self._memory.get(key)
+        if kept is not None and tuple(kept.shape) == tuple(shape) and str(kept.dtype) == dtype:
+            return kept
+        self._memory.pop(key, None)
+        try:
+            tensor = self._allocate(tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), self._device, None)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            raise NetcError("E0723", f"the GPU has no room for {prod(shape) * np.dtype(dtype).itemsize:,} more bytes",
+                            "use a smaller batch, or end other programs on this GPU") from None
+        self._memory[key] = tensor
+        return tensor
 
 
 def _version(arch: str) -> tuple[int, int]:

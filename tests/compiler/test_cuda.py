@@ -1,0 +1,222 @@
+"""CUDA: the generic schedule, machine code for each architecture, loading and running, and what goes wrong."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compiler import cuda, dims, lower
+from compiler.build import Builder
+from compiler.ir import Graph, Node, TensorType
+from compiler.schedule.cuda import emit
+from runtime import cuda as loading
+from runtime.errors import NetcError
+from runtime.format import size
+
+sys.path.insert(0, str(Path(__file__).parent))
+import emulator  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+N = dims.symbol("N")
+
+
+def compiler_or_skip():
+    try:
+        return cuda.find_compiler()
+    except NetcError as error:
+        pytest.skip(f"needs a CUDA compiler: {error.message}")
+
+
+def program():
+    """Kernels through an arena, both forms of reductions, every kind: conv + bias + relu read by five others."""
+    graph = Graph()
+    b = Builder(graph)
+    x = b.input("x", TensorType("f32", (N, 3, 9, 9)), "input")
+    for name, shape in (("w", (8, 3, 3, 3)), ("bias", (8,))):
+        graph.add(Node(name, "parameter", (), TensorType("f32", shape), {}))
+    y = b.op("relu", b.op("conv", x, b.value("w"), b.value("bias"), kernel=(3, 3), stride=(2, 1), dilation=(1, 1),
+                          groups=1, pad=((1, 1), (0, 1))))
+    flat = b.op("reshape", y, shape=(N, 8 * 5 * 8))
+    graph.outputs |= {
+        "channels": b.op("sum", y, axes=(0, 2, 3), keepdims=False).name,
+        "rows": b.op("max", flat, axes=(1,), keepdims=False).name,
+        "best": b.op("argmax", flat, axes=(1,), keepdims=False).name,
+        "width": b.op("sum", y, axes=(3,), keepdims=False).name,
+        "total": b.op("mean", b.op("mul", y, y), axes=(0, 1, 2, 3), keepdims=False).name,
+    }
+    return graph
+
+
+def expected(x, w, bias):
+    n = len(x)
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (0, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))[:, :, ::2]
+    y = np.maximum(np.einsum("nchwij,ocij->nohw", windows, w) + bias[:, None, None], 0)
+    return {"channels": y.sum((0, 2, 3)), "rows": y.reshape(n, -1).max(1), "best": y.reshape(n, -1).argmax(1),
+            "width": y.sum(3), "total": (y * y).mean()}
+
+
+@pytest.fixture(scope="module")
+def built():
+    compiler_or_skip()
+    graph = program()
+    lowering = lower.Lowering(emit, lower.layout([graph]))
+    entry = lowering.program("run", graph)
+    return entry, lowering.slots, cuda.build(lowering.module, ["sm_80", "sm_90"])
+
+
+@pytest.fixture(scope="module")
+def machine(built, tmp_path_factory):
+    """A folder with the program and the environment of a machine with an sm_86 GPU."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++, which stands in for the GPU")
+    folder = tmp_path_factory.mktemp("machine")
+    module = built[2]
+    (folder / "host.o").write_bytes(module.host_object)
+    (folder / "functions.json").write_text(json.dumps(module.functions))
+    for arch, binary in module.binaries.items():
+        (folder / f"{arch}.cubin").write_bytes(binary)
+    return folder, emulator.build(folder, module.source, "sm_86")
+
+
+def start(folder, environment):
+    environment = environment | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-P", str(Path(emulator.__file__).parent / "run.py"), str(folder)],
+                          env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("n", [1, 5, 70])
+def test_any_batch_computes_what_numpy_does(built, machine, n):
+    entry, slots, _ = built
+    folder, environment = machine
+    rng = np.random.default_rng(n)
+    # Small whole numbers: many equal maxima, of which the first must be found.
+    x, w, bias = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((n, 3, 9, 9), (8, 3, 3, 3), (8,)))
+    values = {"w": w, "bias": bias}
+    parameters = np.zeros(max(s.offset + s.bytes for s in slots.values()), np.uint8)
+    for name, slot in slots.items():
+        parameters[slot.offset:slot.offset + slot.bytes] = values[name].ravel().view(np.uint8)
+    arrays = {a["name"]: np.full([size(d, {"N": n}) for d in a["shape"]] or [1], 77, a["dtype"])
+              for a in entry["arguments"]}
+    arrays["x"] = x
+    for name, array in {**arrays, "parameters": parameters}.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "call.json").write_text(json.dumps({
+        "symbol": entry["symbol"], "arrays": [*arrays, "parameters"], "arena": size(entry["arena"], {"N": n}),
+        "numbers": [0, len(entry["kernels"])]}))
+    assert size(entry["arena"], {"N": n}) >= n * 8 * 5 * 8 * 4
+    done = start(folder, environment)
+    assert done.returncode == 0, done.stderr
+    for name, want in expected(x, w, bias).items():
+        np.testing.assert_allclose(np.load(folder / f"{name}.npy").reshape(want.shape), want, rtol=2e-5, atol=1e-5)
+
+
+def test_too_large_for_the_gpu(built, machine):
+    folder, environment = machine
+    np.save(folder / "x.npy", np.zeros(1, np.float32))
+    (folder / "call.json").write_text(json.dumps({"symbol": "run", "arrays": ["x"], "arena": 1 << 40, "numbers": []}))
+    assert start(folder, environment).stderr.startswith("error[E0723]: the GPU has no room for 1,099,511,627,776")
+
+
+def test_a_gpu_that_no_binary_fits(built, machine):
+    folder, environment = machine
+    np.save(folder / "x.npy", np.zeros(1, np.float32))
+    (folder / "call.json").write_text(json.dumps({"symbol": "run", "arrays": ["x"], "arena": 1, "numbers": []}))
+    done = start(folder, environment | {"EMULATED_ARCH": "120"})
+    assert done.stderr.startswith("error[E0721]: this artifact holds CUDA code for sm_80, sm_90; this machine's GPU is sm_120")
+
+
+def test_machine_code_for_each_architecture(built):
+    _, _, module = built
+    assert set(module.binaries) == {"sm_80", "sm_90"}
+    assert set(module.functions) == {f"kernel{i}" for i in range(len(module.functions))} and len(module.functions) >= 5
+    for arch, binary in module.binaries.items():
+        assert binary[:4] == b"\x7fELF" and int.from_bytes(binary[18:20], "little") == 190  # EM_CUDA
+        assert f"sm_{binary[49]}" == arch  # ELF flags, second byte
+        for name in module.functions:
+            assert f".text.{name}\0".encode() in binary
+
+
+def test_cuobjdump_reads_the_machine_code(built, tmp_path):
+    tool = shutil.which("cuobjdump") or next(iter(Path("/usr/local").glob("cuda*/bin/cuobjdump")), None)
+    if tool is None:
+        pytest.skip("cuobjdump is not installed")
+    (tmp_path / "k.cubin").write_bytes(built[2].binaries["sm_90"])
+    out = subprocess.run([tool, "-res-usage", str(tmp_path / "k.cubin")], capture_output=True, text=True, check=True)
+    assert all(name in out.stdout + out.stderr for name in built[2].functions)
+
+
+def test_one_block_an_output_for_long_reductions_only(built):
+    _, _, module = built
+    kernels = module.source.split('extern "C" __global__')[1 + len(module.functions):]
+    assert sum("__shared__" in k for k in kernels) == 4  # channels, rows, best, total; not conv and width
+
+
+def test_functions_say_how_kernels_are_launched(built):
+    for function in built[2].functions.values():
+        assert function["launch"] == ["blockIdx.x", "threadIdx.x"]
+        assert function["args"][-1] == "int64" and set(function["args"][:-1]) == {"handle"}
+
+
+def test_unknown_and_old_architectures_are_named(built):
+    module = lower.Lowering(emit, {}).module
+    for arch, message in (("sm_20", "too old"), ("sm_999", "does not know"), ("ampere", "not a GPU architecture")):
+        with pytest.raises(NetcError) as caught:
+            cuda.build(module, ["sm_90", arch])
+        assert caught.value.code == "E0711" and message in caught.value.message and "sm_90" in caught.value.hint
+
+
+def test_no_compiler_says_how_to_install_one(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"PATH": "/nonexistent"})
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(NetcError) as caught:
+        cuda.find_compiler()
+    assert caught.value.code == "E0710" and "pip install -e '.[cuda]'" in caught.value.hint
+
+
+def test_a_refused_kernel_is_named_with_its_layers():
+    compiler = compiler_or_skip()
+    good = 'extern "C" __global__ void one(float* x) {\n  x[0] = 1;\n}\n'
+    for bad in ('extern "C" __global__ void two(float* x) {\n  x[0] = undefined_name;\n}\n',
+                'extern "C" __global__ void two(float* x) {\n  __shared__ float s[99999];\n  s[threadIdx.x] = x[0];\n'
+                '  __syncthreads();\n  x[threadIdx.x] = s[threadIdx.x + 1];\n}\n'):
+        with pytest.raises(NetcError) as caught:
+            compiler.compile(good + bad, compiler.architectures[0], {"two": "conv1, relu1"})
+        assert caught.value.code == "E0712" and "kernel `two` (made of conv1, relu1)" in caught.value.message
+
+
+def test_nvrtc_makes_the_same_kernels(built):
+    libraries = [lib for folder in cuda._nvidia_folders() for lib in folder.glob("lib/libnvrtc.so.*")]
+    if not libraries:
+        pytest.skip("NVRTC from PyPI is not installed (the extra `cuda`)")
+    nvrtc = cuda.Nvrtc(libraries[0])
+    assert "sm_90" in nvrtc.architectures
+    binary = nvrtc.compile(built[2].source, "sm_90", {})
+    assert all(f".text.{name}\0".encode() in binary for name in built[2].functions)
+    with pytest.raises(NetcError, match="kernel `two` \\(made of fc\\)"):
+        nvrtc.compile('extern "C" __global__ void two(float* x) {\n  x[0] = y;\n}\n', "sm_90", {"two": "fc"})
+
+
+def test_binary_is_chosen_by_compatibility():
+    held = ["sm_80", "sm_86", "sm_90", "sm_100"]
+    assert [loading.choose_binary(held, gpu) for gpu in ("sm_80", "sm_89", "sm_90", "sm_103")] == [
+        "sm_80", "sm_86", "sm_90", "sm_100"]
+    for gpu in ("sm_75", "sm_120"):
+        with pytest.raises(NetcError, match="this machine's GPU is " + gpu):
+            loading.choose_binary(held, gpu)
+
+
+def test_a_machine_without_gpu_says_so_in_one_line(monkeypatch):
+    def no_driver(name, *_):
+        raise OSError(name)
+    monkeypatch.setattr(ctypes, "CDLL", no_driver)
+    with pytest.raises(NetcError) as caught:
+        loading.gpu_arch(["sm_80", "sm_90"])
+    assert caught.value.code == "E0720" and "\n" not in caught.value.message
+    assert "sm_80, sm_90" in caught.value.message and "no NVIDIA GPU" in caught.value.message

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -18,19 +19,8 @@ import numpy as np
 import tvm_ffi
 
 from runtime import format
+from runtime.arrays import ALIGNMENT, aligned
 from runtime.errors import NetcError
-
-ALIGNMENT = 64
-
-
-def aligned(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
-    """An uninitialized C-contiguous array whose data is 64-byte aligned, as kernels assume."""
-    dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(count + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start:start + count].view(dtype).reshape(shape)
-
 
 class Parameters:
     """All weights, statistics and optimizer state of an artifact in one flat aligned buffer; `self[path]` is a view."""
@@ -127,7 +117,8 @@ class Executable:
             raise NetcError("E0612", f"`{sorted(unknown)[0]}` is no input of {self.name}", f"its inputs are {names}")
         tensors = [tvm_ffi.from_dlpack(array) for array in arguments]
         arena = self._arena(program, format.size(entry["arena"], sizes))
-        return Bound(self._functions[entry["symbol"]], [*tensors, self._parameters, arena], len(entry["kernels"]), out)
+        return Bound(self._functions[entry["symbol"]], [*tensors, self._parameters, arena], len(entry["kernels"]), out,
+                     sizes)
 
     @staticmethod
     def _shape(entry: Mapping[str, Any], name: str) -> list:
@@ -179,9 +170,21 @@ class Bound:
     tensors: list[Any]
     kernels: int
     results: dict[str, np.ndarray]
+    sizes: dict[str, int]
 
     def __call__(self, begin: int = 0, end: int | None = None) -> None:
         self.function(*self.tensors, begin, self.kernels if end is None else end)
+
+    def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
+        """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
+        if result["in"] == "output":
+            return self.results[result["name"]]
+        if result["in"] != "arena":
+            return None
+        shape = [format.size(s, self.sizes) for s in result["shape"]]
+        start = format.size(result["offset"], self.sizes)
+        raw = np.from_dlpack(self.tensors[-1])[start:start + math.prod(shape) * np.dtype(result["dtype"]).itemsize]
+        return raw.view(result["dtype"]).reshape(shape)
 
 
 _RUNTIME: ctypes.CDLL | None = None

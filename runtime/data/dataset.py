@@ -8,6 +8,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from runtime.arrays import aligned
 from runtime.data.config import DataConfig, Field
 from runtime.data.files import resolve
 from runtime.data.fit import ArrayExamples
@@ -22,15 +23,6 @@ Examples = ArrayExamples | ImageExamples
 
 # kind -> reader(path, fields, feed, known class names): examples. A new source is a file and a line here.
 SOURCES = {"csv": read_csv, "idx": read_idx, "npz": read_npz, "images": read_images}
-
-
-def aligned_empty(shape: Sequence[int], dtype: np.dtype, align: int = 64) -> np.ndarray:
-    """An uninitialized C-contiguous array whose data, if any, starts at a multiple of `align` bytes."""
-    dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + align, dtype=np.uint8)
-    start = -raw.ctypes.data % align
-    return raw[start:start + size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class Part:
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
             raise IndexError(f"index outside 0 to {len(self) - 1}")
-        out = {field.name: aligned_empty((len(indices), *field.shape), field.numpy_dtype) for field in self.fields}
+        out = {field.name: aligned((len(indices), *field.shape), field.numpy_dtype) for field in self.fields}
         self.examples.gather_into(self.rows[indices], out)
         return out
 

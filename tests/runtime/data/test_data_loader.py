@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.data import Augment, Field, Part, aligned_empty, batches, steps_in
+from runtime.arrays import aligned
+from runtime.data import Augment, Field, Part, batches, steps_in
 from runtime.data.fit import ArrayExamples
 from runtime.errors import NetcError
 
@@ -149,9 +150,9 @@ def test_wrong_arguments():
         batches(part, 2, shuffle=True, seed=0, epoch=0, augment=[Augment("crp", {"pad": 1})])
 
 
-def test_aligned_empty():
+def test_aligned():
     for shape in ((), (0,), (3,), (2, 0, 4), (5, 7)):
         for dtype in (np.uint8, np.float64, np.bool_):
-            array = aligned_empty(shape, dtype)
+            array = aligned(shape, dtype)
             assert array.shape == shape and array.dtype == dtype and array.flags["C_CONTIGUOUS"]
             assert array.size == 0 or array.ctypes.data % 64 == 0

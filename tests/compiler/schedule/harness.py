@@ -9,7 +9,7 @@ import numpy as np
 import tvm
 import tvm_ffi_orcjit
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -56,7 +56,7 @@ class Compiled:
             with T.prim_func(is_private=True, s_tir=True):
                 T.func_attr({"tirx.noalias": True})
                 pointers = [T.arg(f"p{i}", T.handle(DTYPES[t.dtype])) for i, t in enumerate([*self.stored, self.out])]
-                arena, size = T.arg("arena", T.handle("uint8")), T.arg("n", T.int64())
+                arena, size = T.arg("arena", T.handle("float32")), T.arg("n", T.int64())
                 T.func_ret(PrimType("int32"))
 
                 def shape(t: TensorType) -> tuple:
@@ -64,17 +64,17 @@ class Compiled:
 
                 buffers = [T.decl_buffer(shape(t) or (1,), DTYPES[t.dtype], data=p)
                            for t, p in zip([*self.stored, self.out], pointers)]
-                bytes_of = T.decl_buffer((1 << 40,), "uint8", data=arena)
                 offset = tirx.const(0, "int64")
 
                 def scratch(extent, dtype):
                     nonlocal offset
-                    at = T.bind(T.address_of(bytes_of[offset]), type_annotation=PointerType(PrimType(dtype), "global"))
-                    count = tirx.const(np.dtype(dtype).itemsize, "int64")
+                    assert dtype == "float32"
+                    buffer = T.decl_buffer(extent, dtype, data=arena, elem_offset=offset)
+                    count = tirx.const(1, "int64")
                     for e in extent:
                         count = count * e
-                    offset = offset + tirx.floordiv(count + 63, 64) * 64
-                    return T.decl_buffer(extent, dtype, data=at)
+                    offset = offset + tirx.floordiv(count + 15, 16) * 16
+                    return buffer
 
                 def operand(i: int, t: TensorType) -> Operand:
                     buffer = buffers[i]
@@ -93,14 +93,14 @@ class Compiled:
                 schedule.emit(kernel, cpu, batch)
                 T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
         self.body = inner.get()
-        self.scratch_size = (size, offset)
+        self.scratch_size = (size, offset * 4)
         module = tvm.IRModule({"k": self.body})
         callee = module.get_global_var("k")
         with IRBuilder() as outer:
             with T.prim_func(s_tir=True):
                 args = [T.arg(f"b{i}", T.buffer((tirx.Var(f"s{i}", "int64"),), DTYPES[t.dtype]))
                         for i, t in enumerate([*self.stored, self.out])]
-                arena = T.arg("arena", T.buffer((tirx.Var("sa", "int64"),), "uint8"))
+                arena = T.arg("arena", T.buffer((tirx.Var("sa", "int64"),), "float32"))
                 size = T.arg("n", T.int64())
                 pointers = [arg.data for arg in args]
                 pointers[-1] = T.address_of(args[-1][GUARD])
@@ -116,7 +116,7 @@ class Compiled:
     def prepare(self, arrays, n: int):
         """The arguments of a call as TVM tensors, and where the result is in the last but one."""
         (var, size), = [self.scratch_size]
-        need = int(tvm.sym.Analyzer().simplify(tirx_substitute(size, var, n))) + 64
+        need = int(tvm.sym.Analyzer().simplify(_bind(size, var, n))) + 64
         out_shape = tuple(dims.evaluate(d, {"N": n}) for d in self.out.shape)
         dtype = DTYPES[self.out.dtype]
         guarded = np.empty(int(np.prod(out_shape)) + 2 * GUARD, dtype)
@@ -124,8 +124,8 @@ class Compiled:
         flat = [np.ascontiguousarray(a, DTYPES[t.dtype]).reshape(-1) for a, t in zip(arrays, self.stored)]
         args = [tvm.runtime.tensor(a if a.size else np.zeros(1, a.dtype)) for a in flat]
         result = tvm.runtime.tensor(guarded)
-        arena = np.empty(need + 64, "uint8")
-        arena[:] = 0xFF  # scratch that is read before it is written shows as NaN
+        arena = np.empty(need // 4 + 16, "float32")
+        arena.view("uint8")[:] = 0xFF  # scratch that is read before it is written shows as NaN
         return [*args, result, tvm.runtime.tensor(arena), n], out_shape
 
     def function(self, path):
@@ -140,12 +140,12 @@ class Compiled:
         got = args[-3].numpy()
         for side in (got[:GUARD], got[-GUARD:]):
             assert (side.view("uint8") == 0xA5).all(), "a write outside of the result"
-        assert (args[-2].numpy()[-64:] == 0xFF).all(), "a write behind the scratch"
+        assert (args[-2].numpy()[-16:].view("uint8") == 0xFF).all(), "a write behind the scratch"
         return got[GUARD:got.size - GUARD].reshape(shape)
 
 
-def tirx_substitute(expr, var, value: int):
+def _bind(expr, var, value):
     """`expr` for one value of the batch."""
     analyzer = tvm.sym.Analyzer()
-    analyzer.bind(var, tirx.const(value, "int64"))
+    analyzer.bind(var, tirx.const(value, "int64") if isinstance(value, int) else value)
     return analyzer.simplify(expr)

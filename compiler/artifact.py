@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,10 @@ import tvm
 from safetensors.numpy import save
 
 from compiler import dims, lower, programs
+from compiler.backend import choose
 from compiler.elaborate import Program
 from compiler.initialize import initialize
 from compiler.ir import DTYPES, Graph
-from compiler.schedule import cpu as cpu_schedule
-from compiler.target import parse_cpu
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
@@ -33,7 +31,7 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     """
     graphs = {name: verify(_graph(program, name)) for name in names}
     slots = lower.layout(list(graphs.values()))
-    backend = _backend(target)
+    backend = choose(target)
     lowering = lower.Lowering(backend.emit, slots)
     entries = {name: lowering.program(name, graph) for name, graph in graphs.items()}
     members = backend.members(lowering.module, _layers(entries))
@@ -47,8 +45,8 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     manifest = {
         "netc": VERSION, "tvm": tvm.__version__, "net": program.net, "target": backend.describe(),
         "settings": {k: str(v) for k, v in program.parameters.items()},
-        "inputs": _inputs(program.graph),
-        "parameters": [_entry(nodes[path], slot) for path, slot in slots.items()],
+        "inputs": input_entries(program.graph),
+        "parameters": [parameter_entry(nodes[path], slot) for path, slot in slots.items()],
         "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0),
         "programs": entries,
         "train": program.train.to_json() if program.train else None,
@@ -84,7 +82,8 @@ def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.n
     return values
 
 
-def _entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
+def parameter_entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
+    """A parameter as the manifest lists it."""
     attrs = node.attrs
     kind = "constant" if node.op == "constant" else "optimizer" if attrs.get("optimizer") \
         else "state" if attrs.get("state") else "weight"
@@ -93,7 +92,8 @@ def _entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
             "layer": min((o.layer for o in node.origins), default="")}
 
 
-def _inputs(graph: Graph) -> list[dict[str, Any]]:
+def input_entries(graph: Graph) -> list[dict[str, Any]]:
+    """Inputs and labels as the manifest lists them."""
     return [{"name": n.name, "dtype": DTYPES[n.type.dtype], "shape": [dims.as_json(d) for d in n.type.shape],
              "role": n.attrs["role"], "classes": n.attrs.get("classes")} for n in graph.leaves("input")]
 
@@ -105,60 +105,3 @@ def _layers(entries: Mapping[str, Any]) -> dict[str, str]:
         for kernel in entry["kernels"]:
             layers.setdefault(kernel["function"], set()).update(kernel["layers"])
     return {name: ", ".join(sorted(found)) for name, found in layers.items()}
-
-
-class CpuBackend:
-    """LLVM: one object file."""
-
-    def __init__(self, target: str):
-        self.cpu = parse_cpu(target)
-
-    def emit(self, kernel: Any) -> None:
-        cpu_schedule.emit(kernel, self.cpu)
-
-    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
-        built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "host.o")
-            built.mod.write_to_file(path)
-            with open(path, "rb") as stream:
-                return {"host.o": stream.read()}
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm.get("mcpu"),
-                "triple": self.cpu.llvm.get("mtriple"), "lanes": self.cpu.lanes}
-
-
-class CudaBackend:
-    """CUDA: a host object, the CUDA source, and machine code for each architecture."""
-
-    def __init__(self, target: str):
-        _, _, archs = target.partition(":")
-        if not archs:
-            raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
-        self.archs = [a.strip() for a in archs.split(",")]
-
-    def emit(self, kernel: Any) -> None:
-        from compiler.schedule import cuda
-        cuda.emit(kernel)
-
-    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
-        import json
-
-        from compiler import cuda
-        built = cuda.build(module, self.archs, layers=layers)
-        return {"host.o": built.host_object, "kernels.cu": built.source.encode(),
-                "kernels.json": json.dumps(built.functions).encode(),
-                **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs), "archs": self.archs}
-
-
-def _backend(target: str) -> CpuBackend | CudaBackend:
-    kind = target.partition(":")[0]
-    if kind == "cpu":
-        return CpuBackend(target)
-    if kind == "cuda":
-        return CudaBackend(target)
-    raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH,…")

@@ -42,8 +42,8 @@ class Net:
     @cached_property
     def fields(self) -> list[dict[str, Any]]:
         """Inputs and labels as the manifest lists them."""
-        from compiler.artifact import _inputs
-        return _inputs(self.graph)
+        from compiler.artifact import input_entries
+        return input_entries(self.graph)
 
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0):
         """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs)."""

@@ -4,6 +4,8 @@ import numpy as np
 import tvm
 
 from compiler import lower
+from compiler.artifact import input_entries, parameter_entry
+from compiler.backend import CpuBackend
 from compiler.ir import Graph
 from compiler.schedule import cpu
 from compiler.target import parse_cpu
@@ -15,7 +17,6 @@ HOST = parse_cpu("cpu")
 
 def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = None, target=HOST) -> Executable:
     """The programs of `graphs` (primitives only) as one executable; parameters take `values`."""
-    from compiler.artifact import CpuBackend, _entry, _inputs
     slots = lower.layout(list(graphs.values()))
     lowering = lower.Lowering(lambda kernel: cpu.emit(kernel, target), slots)
     programs = {name: lowering.program(name, graph) for name, graph in graphs.items()}
@@ -23,8 +24,8 @@ def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = 
     backend.cpu = target
     members = backend.members(lowering.module, {})
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
-    manifest = {"net": "test", "inputs": [e for g in graphs.values() for e in _inputs(g)], "programs": programs,
-                "parameters": [_entry(nodes[p], s) for p, s in slots.items()],
+    manifest = {"net": "test", "inputs": [e for g in graphs.values() for e in input_entries(g)], "programs": programs,
+                "parameters": [parameter_entry(nodes[p], s) for p, s in slots.items()],
                 "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0), "tvm": tvm.__version__}
     exe = Executable(Artifact(manifest, members))
     for path, node in nodes.items():

@@ -1,0 +1,71 @@
+"""Targets at work: which schedule emits kernels, and how a finished module becomes members of an artifact."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+
+from compiler.schedule import cpu
+from compiler.target import parse_cpu
+from runtime.errors import NetcError
+
+
+class CpuBackend:
+    """LLVM: one object file."""
+
+    def __init__(self, target: str):
+        self.cpu = parse_cpu(target)
+
+    def emit(self, kernel: Any) -> None:
+        cpu.emit(kernel, self.cpu)
+
+    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
+        built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "host.o")
+            built.mod.write_to_file(path)
+            with open(path, "rb") as stream:
+                return {"host.o": stream.read()}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm.get("mcpu"),
+                "triple": self.cpu.llvm.get("mtriple"), "lanes": self.cpu.lanes}
+
+
+class CudaBackend:
+    """CUDA: a host object, the CUDA source, and machine code for each architecture."""
+
+    def __init__(self, target: str):
+        _, _, archs = target.partition(":")
+        if not archs:
+            raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
+        self.archs = [a.strip() for a in archs.split(",")]
+
+    def emit(self, kernel: Any) -> None:
+        from compiler.schedule import cuda
+        cuda.emit(kernel)
+
+    def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
+        from compiler import cuda
+        built = cuda.build(module, self.archs, layers=layers)
+        return {"host.o": built.host_object, "kernels.cu": built.source.encode(),
+                "kernels.json": json.dumps(built.functions).encode(),
+                **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs), "archs": self.archs}
+
+
+def choose(target: str) -> CpuBackend | CudaBackend:
+    """The backend of a target's text. Raises NetcError E0701 for an unknown one."""
+    kind = target.partition(":")[0]
+    if kind == "cpu":
+        return CpuBackend(target)
+    if kind == "cuda":
+        return CudaBackend(target)
+    raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH,…")

@@ -27,6 +27,11 @@ class Elaborated:
     graph: Graph
     parameters: dict[str, Any]
 
+    def metric_modes(self) -> dict[str, str]:
+        """Metric → whether "max" or "min" of it is best: metric ops count hits, except for those that measure an error."""
+        ops = {name: REGISTRY[self.graph[node].op] for name, node in self.graph.metrics.items()}
+        return {name: "max" if op.roles == ("metric",) and "error" not in op.name else "min" for name, op in ops.items()}
+
 
 class NetBody(Body):
     """Elaborates the statements of a net."""
@@ -158,6 +163,11 @@ def elaborate_net(report: Report, unit: Unit, net: tree.Net, settings: dict[str,
         return None
     body.check(net)
     return Elaborated(session.graph, parameters)
+
+
+def settable(net: tree.Net) -> list[str]:
+    """The names that `--set` may give for a net."""
+    return [part.name for part in net.parameters]
 
 
 def resolve_parameters(report: Report, unit: Unit, net: tree.Net, settings: dict[str, str], body: Body) -> dict[str, Any]:

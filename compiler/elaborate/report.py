@@ -46,6 +46,15 @@ class Report:
     def errors(self) -> list[Diagnostic]:
         return [d for d in self.diagnostics if d.severity == "error"]
 
+    def sorted(self) -> list[Diagnostic]:
+        """All of them, file by file in the order of the text."""
+        files: dict[str, int] = {}
+        for d in self.diagnostics:
+            if d.span is not None:
+                files.setdefault(d.span.source.name, len(files))
+        return sorted(self.diagnostics, key=lambda d: (-1, 0, 0) if d.span is None else (
+            files[d.span.source.name], d.span.line, d.span.column))
+
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
         return tuple(d for d in self.diagnostics if d.severity != "error")

@@ -25,6 +25,7 @@ class Builder(Transformer):
         self.source = source
         self.diagnostics: list[Diagnostic] = []
         self.lang_number: int | None = None
+        self.lang_span: Span | None = None
 
     def span(self, first: Token | t.Tree, last: Token | t.Tree) -> Span:
         begin = first if isinstance(first, Token) else first.span
@@ -37,10 +38,12 @@ class Builder(Transformer):
     # --- declarations --------------------------------------------------------------------------------------------
 
     def file(self, c: list) -> tuple[t.Declaration, ...]:
+        if self.lang_span is not None and c[0] is not None:
+            self.report("E0109", "`lang` stands before everything else", self.lang_span, "move it to the first line")
         return tuple(d for d in c if d is not None)
 
     def lang(self, c: list) -> None:
-        span = self.span(c[0], c[1])
+        self.lang_span = span = self.span(c[0], c[1])
         if c[1].value != str(LANG):
             self.report("E0109", f"this is language {c[1].value}; this netc knows language {LANG}", self.span(c[1], c[1]),
                         f"write `lang {LANG}`, or use a newer netc")

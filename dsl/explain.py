@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lark import Token
 
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
-from dsl.lexer import DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, token_span
+from dsl.lexer import CONTINUES, DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, token_span
 
 VALUE = frozenset({"NAME", "NUMBER", "DIMS", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS", "NOT"})
 WORDS = {
@@ -16,33 +16,8 @@ WORDS = {
     "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "IN": "`in`", "ELSE": "`else`", "NEWLINE": "the end of the line",
     "DIMS": "dims", "TRUE": "`true`", "FALSE": "`false`", "NOT": "`not`", "MINUS": "`-`",
 }
-ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB", "ARROW", "operator",
-         "LBRACE", "RBRACE", "ELSE", "NEWLINE")
-KEYWORD_TYPES = frozenset(TOP.values()) | frozenset(STATEMENTS.values()) | {"IF"}
-
-
-def expected(states: Mapping, stack: Sequence) -> set[str]:
-    """The terminals that may really come next: the LALR table's row over-approximates, so each reduction is followed."""
-    return {name for name in states[stack[-1]] if name.isupper() and _shifts(states, stack, name)}
-
-
-def _shifts(states: Mapping, stack: Sequence, name: str) -> bool:
-    popped, pushed = 0, []
-    while True:
-        top = pushed[-1] if pushed else stack[len(stack) - 1 - popped]
-        action = states[top].get(name)
-        if action is None:
-            return False
-        if not hasattr(action[1], "expansion"):
-            return True
-        rule = action[1]
-        for _ in rule.expansion:
-            if pushed:
-                pushed.pop()
-            else:
-                popped += 1
-        top = pushed[-1] if pushed else stack[len(stack) - 1 - popped]
-        pushed.append(states[top][rule.origin.name][1])
+ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB", "ARROW",
+         "operator", "LBRACE", "RBRACE", "ELSE", "NEWLINE")
 
 
 def in_words(names: set[str]) -> str:
@@ -57,6 +32,7 @@ def in_words(names: set[str]) -> str:
         kinds.append("value")
     if left & OPERATORS >= {"PLUS", "MINUS"}:
         kinds.append("operator")
+        left.discard("LPAR")
     left -= OPERATORS | {"POWER", "DOT", "UNIT"}
     kinds += [name for name in ORDER if name in left]
     kinds.sort(key=ORDER.index)
@@ -99,7 +75,7 @@ class Explainer:
 
     def _wrong_start(self) -> Diagnostic | None:
         start = self.start
-        if start.type in RESERVED.values() and self.at == self.first and start.type != "ELSE":
+        if start.type in RESERVED.values() and self.at == self.first and start.type not in ("ELSE", "IF"):
             return None
         if self.where == "file":
             if self.at == self.first or (start.type == "NAME" and self.at == self.first + 1):
@@ -173,6 +149,8 @@ class Explainer:
             return "`**` repeats a stage of a pipe: `-> f(…) ** 3`; there is no power operator"
         if kind == "FLOOR" and self.at == self.first:
             return "a comment begins with `#`"
+        if start.type == "LET" and kind == "COLON":
+            return "`let` needs no type: `let k = 3`"
         if kind == "COLON" and "EQUAL" in row or kind == "COLON" and self._in_brackets():
             return "a value is given with `=`; `:` gives a type"
         if kind == "EQUAL" and start.type in ("IF",):
@@ -203,6 +181,17 @@ class Explainer:
             return self._missing_between()
         return None
 
+    def unfinished_line(self) -> Diagnostic | None:
+        """The error behind `y =` with nothing on its line: what follows was taken for its value, up to the next `=`."""
+        if self.token.type not in ("EQUAL", "COLON") or self.at - self.first < 3 or self._in_brackets():
+            return None
+        operator, name = self.tokens[self.at - 2:self.at]
+        if operator.type not in CONTINUES or operator.type == "COMMA" or name.type != "NAME" or name.line == operator.end_line:
+            return None
+        return Diagnostic("E0101", f"expected a value after {found(operator)}, found the end of the line",
+                          Span(self.source, operator.end_line, operator.end_column, operator.end_line, operator.end_column + 1),
+                          "a line that ends with an operator goes on in the next line")
+
     def _in_brackets(self) -> bool:
         depth = 0
         for token in self.tokens[self.first:self.at]:
@@ -211,10 +200,13 @@ class Explainer:
 
     def _missing_between(self) -> str | None:
         token, before, row = self.token, self.before, self.row
-        if "ARROW" in row and token.type == "NAME" and self.after is not None and self.after.type != "EQUAL":
-            return f"is a `->` missing before `{token.value}`?"
+        named = self.after is not None and self.after.type == "EQUAL"
+        if "COMMA" in row and (named or self._in_brackets() and token.type != "NAME"):
+            return f"is a `,` missing before {found(token)}?"
         if before.type == "NUMBER":
             return f"to multiply, write `{before.value} * {token.value}`"
+        if "ARROW" in row and token.type == "NAME" and not named:
+            return f"is a `->` missing before `{token.value}`?"
         if "COMMA" in row and self._in_brackets():
             return f"is a `,` missing before {found(token)}?"
         return None

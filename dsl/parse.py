@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import errno
-import threading
+import functools
 from pathlib import Path
 
-from lark import Lark, Token, UnexpectedToken
+from lark import Token
 
 from dsl import tree as t
-from dsl.build import Builder
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
-from dsl.explain import Explainer, expected
+from dsl.explain import Explainer
 from dsl.lexer import DECLARATIONS, Broken, tokens
+from dsl.table import Table
 
 MAX_BYTES = 8 * 1024 * 1024
 MAX_DIAGNOSTICS = 2000
 DROPPED = "?"  # the name of a declaration whose first line could not be read
 
 
-class _KeepAll:
-    """Keeps the terminals that no rule uses; the tokens pass unchanged."""
-
-    always_accept = ("COMMENT", "OPEN_STRING", "FOREIGN")
-
-    def process(self, stream):
-        return stream
-
-
-class _Compiled(threading.local):
-    """The compiled grammar, once a thread, because its builder keeps the text it works on."""
-
-    def __init__(self) -> None:
-        self.builder = Builder()
-        grammar = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
-        self.lark = Lark(grammar, start="file", parser="lalr", lexer="basic", keep_all_tokens=True,
-                         maybe_placeholders=False, postlex=_KeepAll(), transformer=self.builder)
-
-
-_compiled: _Compiled | None = None
-
-
-def _grammar() -> _Compiled:
-    global _compiled
-    if _compiled is None:
-        _compiled = _Compiled()
-    return _compiled
+@functools.cache
+def _table() -> Table:
+    return Table()
 
 
 def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
@@ -54,12 +30,12 @@ def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
     With diagnostics, the tree holds the statements that could be read and is not meant to be compiled.
     """
     source = Source(name, text)
-    grammar = _grammar()
-    grammar.builder.start(source)
-    stream, comments = tokens(source, grammar.lark.lex(text))
-    run = _Run(source, stream, grammar)
+    table = _table()
+    table.builder.start(source)
+    stream, comments = tokens(source, table.lark.lex(text))
+    run = _Run(source, stream, table)
     declarations = run.parse()
-    diagnostics = run.diagnostics + grammar.builder.diagnostics
+    diagnostics = run.diagnostics + table.builder.diagnostics
     diagnostics.sort(key=lambda d: (d.span.line, d.span.column))
     if len(diagnostics) > MAX_DIAGNOSTICS:
         last = diagnostics[MAX_DIAGNOSTICS - 1].span
@@ -67,7 +43,7 @@ def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
                                                     "is this a `.net` file?")]
     lines = text.count("\n") + 1
     whole = Span(source, 1, 1, lines, len(text) - text.rfind("\n"))
-    return t.File(whole, grammar.builder.lang_number, declarations, tuple(comments)), diagnostics
+    return t.File(whole, table.builder.lang_number, declarations, tuple(comments)), diagnostics
 
 
 class _Run:
@@ -78,9 +54,10 @@ class _Run:
     a made-up first line takes its place, so that the errors inside the body are found too.
     """
 
-    def __init__(self, source: Source, stream: list[Token], grammar: _Compiled):
-        self.source, self.stream = source, stream
-        self.state = grammar.lark.parse_interactive("").parser_state
+    def __init__(self, source: Source, stream: list[Token], table: Table):
+        self.source, self.stream, self.table = source, stream, table
+        self.states: list = [table.start]
+        self.values: list = []
         self.diagnostics: list[Diagnostic] = []
         self.first = 0  # index of the statement's first token
         self.height = 1  # of the stack before that statement
@@ -88,23 +65,21 @@ class _Run:
         self.where = "file"
 
     def parse(self) -> tuple[t.Declaration, ...]:
-        stream, feed, stack = self.stream, self.state.feed_token, self.state.state_stack
+        stream, feed, states, values = self.stream, self.table.feed, self.states, self.values
         i, fresh = 0, True
         while i < len(stream):
             token = stream[i]
             if fresh:
                 self.first = i
-                self.height = len(stack)
-            try:
-                feed(token)
-            except UnexpectedToken:
+                self.height = len(states)
+            if not feed(states, values, token):
                 if len(self.diagnostics) > MAX_DIAGNOSTICS:
                     return ()
                 i = self._recover(i, fresh)
                 fresh = True
                 continue
             if fresh:
-                self.height = len(stack) - 1
+                self.height = len(states) - 1
             fresh = False
             if token.type == "LBRACE":
                 self._enter(self._kind(self.stream[self.first].type))
@@ -114,7 +89,7 @@ class _Run:
             elif token.type == "NEWLINE":
                 fresh = True
             i += 1
-        declarations = feed(Token("$END", ""), True)
+        declarations = self.table.finish(states, values)
         return tuple(d for d in declarations if getattr(d, "name", None) != DROPPED)
 
     @staticmethod
@@ -132,19 +107,24 @@ class _Run:
 
     def _recover(self, at: int, fresh: bool) -> int:
         """Reports the error at `at` and brings the parser to the start of a statement; the index of its first token."""
-        stream, state = self.stream, self.state
+        stream = self.stream
         token = stream[at]
         if isinstance(token, Broken):
             diagnostic = token.diagnostic
         else:
-            row = expected(state.parse_conf.states, state.state_stack)
-            diagnostic = Explainer(self.source, stream, self.first, at, row, self.where).diagnostic()
+            row = self.table.expected(self.states)
+            explainer = Explainer(self.source, stream, self.first, at, row, self.where)
+            if diagnostic := explainer.unfinished_line():
+                self.diagnostics.append(diagnostic)
+                self._cut()
+                return at - 1
+            diagnostic = explainer.diagnostic()
         self.diagnostics.append(diagnostic)
         if not fresh:
             if stream[at - 1].type == "RBRACE":
-                state.feed_token(Token.new_borrow_pos("NEWLINE", "", stream[at - 1]))
+                self._feed("NEWLINE", stream[at - 1])
             else:
-                del state.state_stack[self.height:], state.value_stack[self.height - 1:]
+                self._cut()
         end = at
         while stream[end].type not in ("NEWLINE", "LBRACE"):
             end += 1
@@ -155,9 +135,15 @@ class _Run:
                 or diagnostic.code == "E0108" or header is None or stream[at - 1].type == "RBRACE" and not fresh:
             return self._behind_braces(end)
         for kind in header:
-            state.feed_token(Token.new_borrow_pos(kind, DROPPED, stream[end]))
+            self._feed(kind, stream[end])
         self._enter(self._kind(header[0]))
         return end + 1
+
+    def _cut(self) -> None:
+        del self.states[self.height:], self.values[self.height - 1:]
+
+    def _feed(self, kind: str, place: Token) -> None:
+        self.table.feed(self.states, self.values, Token.new_borrow_pos(kind, DROPPED, place))
 
     def _header(self, first: Token) -> list[str] | None:
         """The made-up first line for a body whose own could not be read."""

@@ -7,15 +7,17 @@ stream of format name, launch metadata and code (`cuda_module.cc` in TVM), and l
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm_ffi
 
 from runtime.errors import NetcError
@@ -121,47 +123,61 @@ def module_stream(cubin: bytes, functions: Mapping[str, Mapping[str, Sequence[st
 
 
 class Gpu:
-    """One GPU with a loaded artifact. Host arrays stay the truth: a call mirrors them on the GPU and back."""
+    """The functions of a CUDA artifact by symbol, called as those of a CPU artifact are: with tensors in host memory.
 
-    def __init__(self, host: tvm_ffi.Module, binaries: Mapping[str, bytes], functions: Mapping[str, Any], index: int = 0):
-        """See `load`."""
-        load(host, binaries, functions, index)
-        self._host, self._index = host, index
+    Host memory stays the truth: a call mirrors it on the GPU and copies back what the program writes. The arena is copied
+    only for calls of a part of the kernels, whose results somebody wants to look at.
+    """
+
+    def __init__(self, host: tvm_ffi.Module, members: Mapping[str, bytes], programs: Mapping[str, Any], index: int = 0):
+        """host: the loaded host.o. members, programs: of the artifact and its manifest. Raises as `load`."""
+        binaries = {name.split(".")[1]: data for name, data in members.items() if name.endswith(".cubin")}
+        load(host, binaries, json.loads(members["kernels.json"]), index)
+        self._host = host
+        self._programs = {entry["symbol"]: entry for entry in programs.values()}
         self._device = tvm_ffi.device("cuda", index)
         self._memory: dict[Any, Any] = {}
         self._allocate, self._copy, self._wait = (tvm_ffi.get_global_func(f"runtime.{name}") for name in (
             "TVMTensorAllocWithScope", "TVMTensorCopyFromTo", "Device_StreamSync"))
 
-    def call(self, symbol: str, arrays: Sequence[np.ndarray], written: Sequence[int], arena_bytes: int, *numbers: int) -> None:
-        """Run the driver `symbol` on `arrays` (its tensors up to the parameters, C-contiguous), an arena and `numbers`.
+    def __getitem__(self, symbol: str) -> Callable[..., None]:
+        """The driver `symbol`: its arguments, parameters, arena, begin, end. Raises NetcError E0723 when it runs out of
+        GPU memory."""
+        return partial(self._call, symbol)
 
-        written: positions of the arrays that are copied back. The arena keeps its contents between calls of equal size,
-        as on the CPU. Raises NetcError E0723 when the GPU's memory does not suffice.
-        """
-        tensors = [self._tensor((symbol, i), array.shape, str(array.dtype)) for i, array in enumerate(arrays)]
-        arena = self._tensor((symbol, "arena"), (max(arena_bytes, 1),), "uint8")
-        for array, tensor in zip(arrays, tensors):
-            self._copy(tvm_ffi.from_dlpack(array), tensor)
-        self._host[symbol](*tensors, arena, *numbers)
-        for i in written:
-            self._copy(tensors[i], tvm_ffi.from_dlpack(arrays[i]))
+    def _call(self, symbol: str, *arguments: Any) -> None:
+        *mirrored, arena, begin, end = arguments
+        program = self._programs[symbol]
+        tensors = [self._mirror((symbol, i), tensor) for i, tensor in enumerate(mirrored)]
+        work = self._mirror((symbol, "arena"), arena)
+        whole = begin == 0 and end == len(program["kernels"])
+        pairs = [*zip(mirrored, tensors), *([] if whole else [(arena, work)])]
+        for ours, theirs in pairs:
+            self._copy(ours, theirs)
+        self._host[symbol](*tensors, work, begin, end)
+        read_only = [a["kind"] == "input" for a in program["arguments"]]
+        read_only.append(all(r["in"] != "parameter" for k in program["kernels"] for r in k["results"]))
+        for (ours, theirs), keep in zip_longest(pairs, read_only):
+            if not keep:
+                self._copy(theirs, ours)
         self._wait(self._device, 0)
 
-    def _tensor(self, key: Any, shape: Sequence[int], dtype: str) -> Any:
-        """GPU memory that is kept under `key` until another shape is asked for."""
+    def _mirror(self, key: Any, tensor: Any) -> Any:
+        """Memory on the GPU for `tensor`, kept under `key` until another shape is asked for."""
         kept = self._memory.get(key)
-        if kept is not None and tuple(kept.shape) == tuple(shape) and str(kept.dtype) == dtype:
+        if kept is not None and kept.shape == tensor.shape:
             return kept
         self._memory.pop(key, None)
         try:
-            tensor = self._allocate(tvm_ffi.Shape(shape), tvm_ffi.dtype(dtype), self._device, None)
+            kept = self._allocate(tensor.shape, tensor.dtype, self._device, None)
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise
-            raise NetcError("E0723", f"the GPU has no room for {prod(shape) * np.dtype(dtype).itemsize:,} more bytes",
+            bits = tensor.dtype.bits * prod(tensor.shape)
+            raise NetcError("E0723", f"the GPU has no room for {bits // 8:,} more bytes",
                             "use a smaller batch, or end other programs on this GPU") from None
-        self._memory[key] = tensor
-        return tensor
+        self._memory[key] = kept
+        return kept
 
 
 def _version(arch: str) -> tuple[int, int]:

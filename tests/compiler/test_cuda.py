@@ -79,57 +79,78 @@ def machine(built, tmp_path_factory):
     folder = tmp_path_factory.mktemp("machine")
     module = built[2]
     (folder / "host.o").write_bytes(module.host_object)
-    (folder / "functions.json").write_text(json.dumps(module.functions))
+    (folder / "kernels.json").write_text(json.dumps(module.functions))
     for arch, binary in module.binaries.items():
-        (folder / f"{arch}.cubin").write_bytes(binary)
+        (folder / f"kernels.{arch}.cubin").write_bytes(binary)
     return folder, emulator.build(folder, module.source, "sm_86")
 
 
-def start(folder, environment):
-    environment = environment | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-P", str(Path(emulator.__file__).parent / "run.py"), str(folder)],
+def start(machine, call, arrays, arch="sm_86"):
+    folder, environment = machine
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "call.json").write_text(json.dumps(call | {"arrays": list(arrays)}))
+    environment = environment | {"PYTHONPATH": str(ROOT), "EMULATED_ARCH": arch.removeprefix("sm_")}
+    done = subprocess.run([sys.executable, "-P", str(Path(emulator.__file__).parent / "run.py"), str(folder)],
                           env=environment, capture_output=True, text=True, check=False)
+    return done, lambda name: np.load(folder / f"{name}.npy")
+
+
+def arguments(entry, slots, n):
+    """Arrays for a call with batch n, and what the program must make of them."""
+    rng = np.random.default_rng(n)
+    # Small whole numbers: many equal maxima, of which the first must be found.
+    x, w, bias = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((n, 3, 9, 9), (8, 3, 3, 3), (8,)))
+    arrays = {a["name"]: np.full([size(d, {"N": n}) for d in a["shape"]] or [1], 77, a["dtype"])
+              for a in entry["arguments"]}
+    arrays["x"] = x
+    arrays["parameters"] = np.zeros(max(s.offset + s.bytes for s in slots.values()), np.uint8)
+    for name, value in (("w", w), ("bias", bias)):
+        slot = slots[name]
+        arrays["parameters"][slot.offset:slot.offset + slot.bytes] = value.ravel().view(np.uint8)
+    return arrays, expected(x, w, bias)
 
 
 @pytest.mark.parametrize("n", [1, 5, 70])
 def test_any_batch_computes_what_numpy_does(built, machine, n):
     entry, slots, _ = built
-    folder, environment = machine
-    rng = np.random.default_rng(n)
-    # Small whole numbers: many equal maxima, of which the first must be found.
-    x, w, bias = (rng.integers(-2, 3, shape).astype(np.float32) for shape in ((n, 3, 9, 9), (8, 3, 3, 3), (8,)))
-    values = {"w": w, "bias": bias}
-    parameters = np.zeros(max(s.offset + s.bytes for s in slots.values()), np.uint8)
-    for name, slot in slots.items():
-        parameters[slot.offset:slot.offset + slot.bytes] = values[name].ravel().view(np.uint8)
-    arrays = {a["name"]: np.full([size(d, {"N": n}) for d in a["shape"]] or [1], 77, a["dtype"])
-              for a in entry["arguments"]}
-    arrays["x"] = x
-    for name, array in {**arrays, "parameters": parameters}.items():
-        np.save(folder / f"{name}.npy", array)
-    (folder / "call.json").write_text(json.dumps({
-        "symbol": entry["symbol"], "arrays": [*arrays, "parameters"], "arena": size(entry["arena"], {"N": n}),
-        "numbers": [0, len(entry["kernels"])]}))
-    assert size(entry["arena"], {"N": n}) >= n * 8 * 5 * 8 * 4
-    done = start(folder, environment)
+    arrays, want = arguments(entry, slots, n)
+    arena = size(entry["arena"], {"N": n})
+    assert arena >= n * 8 * 5 * 8 * 4
+    done, read = start(machine, {"program": entry, "arena": arena, "range": [0, len(entry["kernels"])]}, arrays)
     assert done.returncode == 0, done.stderr
-    for name, want in expected(x, w, bias).items():
-        np.testing.assert_allclose(np.load(folder / f"{name}.npy").reshape(want.shape), want, rtol=2e-5, atol=1e-5)
+    for name, value in want.items():
+        np.testing.assert_allclose(read(name).reshape(value.shape), value, rtol=1e-6)
+    assert not read("arena").any()
+
+
+def test_results_of_a_part_of_the_kernels_can_be_seen(built, machine):
+    entry, slots, _ = built
+    arrays, want = arguments(entry, slots, 2)
+    done, read = start(machine, {"program": entry, "arena": size(entry["arena"], {"N": 2}), "range": [0, 1]}, arrays)
+    assert done.returncode == 0, done.stderr
+    result = entry["kernels"][0]["results"][0]
+    start_of = size(result["offset"], {"N": 2})
+    y = read("arena")[start_of:start_of + 2 * 8 * 5 * 8 * 4].view(np.float32).reshape(2, 8, 5, 8)
+    np.testing.assert_array_equal(y.sum(3), want["width"])
+    assert (read("width") == 77).all()
 
 
 def test_too_large_for_the_gpu(built, machine):
-    folder, environment = machine
-    np.save(folder / "x.npy", np.zeros(1, np.float32))
-    (folder / "call.json").write_text(json.dumps({"symbol": "run", "arrays": ["x"], "arena": 1 << 40, "numbers": []}))
-    assert start(folder, environment).stderr.startswith("error[E0723]: the GPU has no room for 1,099,511,627,776")
+    entry, slots, _ = built
+    arrays, _ = arguments(entry, slots, 1)
+    environment = machine[1] | {"EMULATED_MEMORY": "1000"}
+    arena = size(entry["arena"], {"N": 1})
+    done, _ = start((machine[0], environment), {"program": entry, "arena": arena, "range": [0, 1]}, arrays)
+    assert done.stderr.startswith("error[E0723]: the GPU has no room for 2,560 more bytes"), done.stderr
 
 
 def test_a_gpu_that_no_binary_fits(built, machine):
-    folder, environment = machine
-    np.save(folder / "x.npy", np.zeros(1, np.float32))
-    (folder / "call.json").write_text(json.dumps({"symbol": "run", "arrays": ["x"], "arena": 1, "numbers": []}))
-    done = start(folder, environment | {"EMULATED_ARCH": "120"})
-    assert done.stderr.startswith("error[E0721]: this artifact holds CUDA code for sm_80, sm_90; this machine's GPU is sm_120")
+    entry, slots, _ = built
+    arrays, _ = arguments(entry, slots, 1)
+    done, _ = start(machine, {"program": entry, "arena": 1, "range": [0, 1]}, arrays, arch="sm_120")
+    assert done.stderr.startswith(
+        "error[E0721]: this artifact holds CUDA code for sm_80, sm_90; this machine's GPU is sm_120"), done.stderr
 
 
 def test_machine_code_for_each_architecture(built):

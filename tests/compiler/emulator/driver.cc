@@ -9,12 +9,16 @@
 
 namespace {
 
-constexpr size_t kMemory = size_t{1} << 34;
 constexpr int kInvalidValue = 1, kOutOfMemory = 2, kNotSupported = 801, kInvalidImage = 200, kNotFound = 500;
 
 void* Kernels() {
   static void* library = dlopen(getenv("EMULATED_KERNELS"), RTLD_NOW);
   return library;
+}
+
+size_t Memory() {
+  const char* limit = getenv("EMULATED_MEMORY");
+  return limit ? strtoull(limit, nullptr, 10) : size_t{1} << 34;
 }
 
 int Arch() { return atoi(getenv("EMULATED_ARCH")); }
@@ -68,8 +72,8 @@ int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** argument
 int cudaGetDeviceCount(int* count) { return *count = 1, 0; }
 int cudaGetDevice(int* device) { return *device = 0, 0; }
 int cudaSetDevice(int device) { return device ? kInvalidValue : 0; }
-int cudaMemGetInfo(size_t* available, size_t* total) { return *available = *total = kMemory, 0; }
-int cudaMalloc(void** data, size_t size) { return size > kMemory ? kOutOfMemory : posix_memalign(data, 256, size + 1); }
+int cudaMemGetInfo(size_t* available, size_t* total) { return *available = *total = Memory(), 0; }
+int cudaMalloc(void** data, size_t size) { return size > Memory() ? kOutOfMemory : posix_memalign(data, 256, size + 1); }
 int cudaFree(void* data) { return free(data), 0; }
 int cudaMemcpyAsync(void* to, const void* from, size_t size, int, void*) { return memcpy(to, from, size), 0; }
 int cudaStreamSynchronize(void*) { return 0; }

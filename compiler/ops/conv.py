@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.dims import Dim
 from compiler.ir import TensorType
-from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, register, require
+from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, initializer, register, require
 
 
 def per_axis(value, rank: int, argument: str) -> tuple[int, ...]:
@@ -97,10 +97,11 @@ class Conv(Op):
                 fixed = np.broadcast_to(fixed, shape)
             require(fixed.shape == shape, "E0406", f"the fixed kernel has shape {list(fixed.shape)}, the layer needs "
                     f"{list(shape)}", argument="weight")
-        w = Weight(shape, given.init if fixed is None else fixed, fans, trainable=not given.frozen, lr=given.lr)
+        w = Weight(shape, initializer(given.init) if fixed is None else fixed, fans, trainable=not given.frozen, lr=given.lr)
         if not given.bias:
             return {"weight": w}
-        return {"weight": w, "bias": Weight((given.ch,), given.bias_init, fans, not given.frozen, decay=False, lr=given.lr)}
+        return {"weight": w, "bias": Weight((given.ch,), initializer(given.bias_init), fans, not given.frozen, decay=False,
+                                              lr=given.lr)}
 
     def infer(self, a, x, w, *bias):
         sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]

@@ -85,4 +85,4 @@ class Dropout(Op):
         stream = sum(node.op == "random_uniform" for node in b.graph.nodes())
         u = b.op("random_uniform", seed, step, x, stream=stream)
         keep = b.op("greater_equal", u, a.rate)
-        return b.op("where", keep, x * (1 / (1 - a.rate)), 0)
+        return b.op("where", keep, x * (1 / (1 - a.rate)), b.constant(0, x.type.dtype))

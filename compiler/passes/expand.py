@@ -41,7 +41,7 @@ def rewrite(graph: Graph, choose: Callable[[Node], bool], how: Rewrite) -> Graph
             renamed[node.name] = _rename(result, value.name, node.name) if fresh else value.name
         elif node.name not in result:  # an input that a rewrite declared already
             result.add(replace(node, inputs=tuple(inputs)))
-    for table in ("outputs", "losses", "metrics", "updates"):
+    for table in ("outputs", "losses", "metrics", "updates", "gradients"):
         for key, value in getattr(graph, table).items():
             getattr(result, table)[key] = renamed.get(value, value)
     return result

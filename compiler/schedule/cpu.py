@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_nest import emit_nest
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
-TEMPLATES = {}
+# A template returns False, having emitted nothing, where it does not apply.
+TEMPLATES = {
+    "conv": emit_conv,
+    "conv_input_grad": emit_conv_input_grad,
+}
 
 
 def emit(kernel: Kernel, cpu: Cpu, batch: int = 1) -> None:

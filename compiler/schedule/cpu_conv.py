@@ -1,0 +1,360 @@
+"""Direct convolution on the CPU, NCHW in and out, and its input gradient, which is a convolution too.
+
+One image is copied once into padded rows (columns split by phase where the stride is not 1), so that every vector of
+neighbouring results reads a contiguous vector of inputs. A register tile holds m output channels times n vectors of
+positions through the whole reduction; weights are read as they are, as m contiguous streams of broadcasts. Pointwise
+convolutions treat all positions as one row and read a plain operand in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
+from compiler.schedule.kernel import Kernel
+from compiler.target import Cpu
+
+MACS_PER_NS = 25     # of one core, to decide whether threads pay
+UNROLLED_TAPS = 8    # kernel columns up to which the innermost reduction is unrolled
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A register tile's vectors along a row: where each starts, and which of its lanes are stored (first, count)."""
+
+    starts: tuple[int, ...]
+    stored: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A stride-`stride` convolution of a source that is spread by `spread` (zeros between) and placed at `place`.
+
+    channels, outputs: of all groups; source, kernel, out: (height, width); place: where source row and column 0 lie in the
+    padded image (may be negative: cropped).
+    """
+
+    channels: int
+    outputs: int
+    groups: int
+    source: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    place: tuple[int, int]
+    spread: tuple[int, int]
+    out: tuple[int, int]
+
+    @property
+    def pointwise(self) -> bool:
+        """One tap: positions have no neighbours, so all rows are one."""
+        return self.kernel == (1, 1)
+
+    @property
+    def in_place(self) -> bool:
+        """The padded image is the source itself."""
+        return (self.pointwise and self.stride == (1, 1) and self.place == (0, 0) and self.spread == (1, 1)
+                and self.source == self.out)
+
+    @property
+    def macs(self) -> int:
+        """Per image."""
+        return prod(self.out) * self.outputs * (self.channels // self.groups) * prod(self.kernel)
+
+
+def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
+    """Emits `conv`; False (and nothing emitted) where this template does not apply."""
+    a, (x, w, *bias) = kernel.a, kernel.operands
+    shape, out = _known(x.shape), _known(kernel.shape)
+    if not _applies(kernel, shape, out):
+        return False
+    g = Geometry(shape[0], out[0], a.groups, _plane(shape[1:]), _plane(a.kernel), _plane(a.stride), _plane(a.dilation),
+                 _plane([lo for lo, _ in a.pad], 0), (1, 1), _plane(out[1:]))
+    flat = len(shape) == 2
+    if w.buffer is None:
+        weight = kernel.scratch(tuple(i64(extent) for extent in w.shape), "float32")
+        with loops(w.shape) as index:
+            T.buffer_store(weight, w(*index), index)
+    else:
+        weight = w.buffer
+    _Convolution(
+        kernel, cpu, batch, g,
+        read=(lambda n, c, y, x_: x(n, c, x_)) if flat else x,
+        plain=x.buffer,
+        weight=(lambda o, c, i, j: weight[o, c, j]) if flat else (lambda o, c, i, j: weight[o, c, i, j]),
+        bias=bias[0] if bias else None,
+    ).emit()
+    return True
+
+
+def emit_conv_input_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
+    """Emits `conv_input_grad` as a convolution of the spread gradient with flipped, transposed weights."""
+    a, (grad, w) = kernel.a, kernel.operands
+    shape, out = _known(grad.shape), _known(kernel.shape)
+    if not _applies(kernel, shape, out):
+        return False
+    flat = len(shape) == 2
+    size, dilation = _plane(a.kernel), _plane(a.dilation)
+    before = _plane([lo for lo, _ in a.pad], 0)
+    place = tuple((k - 1) * d - lo for k, d, lo in zip(size, dilation, before))
+    g = Geometry(shape[0], out[0], a.groups, _plane(shape[1:]), size, (1, 1), dilation, place, _plane(a.stride),
+                 _plane(out[1:]))
+    inputs, outputs = g.outputs // g.groups, g.channels // g.groups  # of the forward convolution, per group
+    packed = kernel.scratch(tuple(map(i64, (g.outputs, outputs, *size))), "float32")
+    with loops((g.groups, inputs, outputs, *size)) as (group, c, o, i, j):
+        tap = [size[1] - 1 - j] if flat else [size[0] - 1 - i, size[1] - 1 - j]
+        T.buffer_store(packed, w(group * outputs + o, c, *tap), [group * inputs + c, o, i, j])
+    _Convolution(
+        kernel, cpu, batch, g,
+        read=(lambda n, c, y, x: grad(n, c, x)) if flat else grad,
+        plain=grad.buffer,
+        weight=lambda o, c, i, j: packed[o, c, i, j],
+        bias=None,
+    ).emit()
+    return True
+
+
+def _known(shape: Any) -> list[int | None]:
+    """All extents but the batch."""
+    return [static(extent) for extent in shape[1:]]
+
+
+def _applies(kernel: Kernel, *shapes: list[int | None]) -> bool:
+    known = all(extent for shape in shapes for extent in shape)
+    return known and len(kernel.shape) in (3, 4) and all(o.dtype == "float32" for o in kernel.operands)
+
+
+def _plane(sizes: Any, lead: int = 1) -> tuple[int, int]:
+    """Sizes of two axes; a 1-D convolution has one row."""
+    return (lead, *sizes) if len(sizes) == 1 else tuple(sizes)
+
+
+class _Convolution:
+    """The loops of one convolution. `read` is the source element at (n, c, y, x), `plain` its buffer if it is one."""
+
+    def __init__(self, kernel: Kernel, cpu: Cpu, batch: int, g: Geometry, read: Callable, plain: Any, weight: Callable,
+                 bias: Any):
+        self.kernel, self.cpu, self.g, self.batch = kernel, cpu, g, batch
+        self.read, self.weight, self.bias = read, weight, bias
+        lanes = cpu.lanes
+        rows, width = g.out if not g.pointwise else (1, prod(g.out))
+        self.rows, self.width = rows, width
+        self.direct = g.in_place and plain is not None and width >= lanes
+        vectors = ceildiv(width, lanes)
+        # Columns of a padded row: every vector may read its taps whole.
+        reach = (g.kernel[1] - 1) * g.dilation[1] // g.stride[1]
+        self.columns = vectors * lanes + reach
+        self.height = 1 if g.pointwise else (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
+        self.phases = sorted({j * g.dilation[1] % g.stride[1] for j in range(g.kernel[1])})
+        self.threads = cpu.llvm.get("num-cores", 1)
+        self.parallel = batch * g.macs / MACS_PER_NS > PARALLEL_NS and self.threads > 1
+        if self.direct:
+            self.plain = T.decl_buffer((kernel.shape[0], i64(g.channels), i64(width)), "float32", data=plain.data)
+
+    def emit(self) -> None:
+        images = self.kernel.shape[0]
+        per_image = (self.g.channels, self.height, len(self.phases), self.columns)
+        tasks = self.threads if self.parallel and self.batch > 1 else 1
+        if not self.direct:
+            self.padded = self.kernel.scratch(tuple(map(i64, (tasks, *per_image))), "float32")
+        if tasks > 1:
+            # A thread takes every so many-th image, and has a padded image of its own.
+            with T.parallel(0, i64(tasks)) as task:
+                with T.serial(0, tirx.floordiv(images - task + (tasks - 1), i64(tasks))) as turn:
+                    self._image(turn * tasks + task, task, False)
+        else:
+            with loops([images]) as (n,):
+                self._image(n, i64(0), self.parallel)
+
+    # --- one image -------------------------------------------------------------------------------------------------
+
+    def _image(self, n: Any, slot: Any, parallel: bool) -> None:
+        if not self.direct:
+            big = self.g.channels * self.height * self.columns > 8 * PARALLEL_NS
+            with (T.parallel if parallel and big else T.serial)(0, i64(self.g.channels)) as c:
+                self._pad(n, slot, c)
+        g = self.g
+        outputs = g.outputs // g.groups
+        m = self._channels_per_tile(outputs)
+        tiles = ceildiv(outputs, m)
+        with (T.parallel if parallel else T.serial)(0, i64(g.groups * tiles)) as tile:
+            group, tile = (tirx.floordiv(tile, i64(tiles)), tirx.floormod(tile, i64(tiles))) if g.groups > 1 \
+                else (i64(0), tile)
+            self._positions(n, slot, group, tile * m, m, outputs)
+
+    def _channels_per_tile(self, outputs: int) -> int:
+        """Output channels that share the reads of a tile; the largest that divides, if it is not too small."""
+        pieces = max(len(piece.starts) for piece, _, _ in self._pieces())
+        most = min((self.cpu.registers - 1 - pieces) // pieces, outputs)
+        fits = [m for m in range(most, 0, -1) if outputs % m == 0 and m * pieces >= 8]
+        return fits[0] if fits else most
+
+    def _pieces(self) -> list[tuple[Piece, int, int]]:
+        """The row cut into tiles: (piece, how often, by how much it moves)."""
+        lanes = self.cpu.lanes
+        vectors = ceildiv(self.width, lanes)
+        threes, twos = divmod(vectors, 3)
+        if twos == 1 and threes:
+            threes, rest = threes - 1, [2, 2]
+        else:
+            rest = [twos] if twos else []
+        whole = self.width // lanes
+        loops_of_three = min(threes, whole // 3)
+        out = []
+        if loops_of_three:
+            out.append((self._piece(0, 3), loops_of_three, 3 * lanes))
+        at = 3 * loops_of_three
+        for count in [3] * (threes - loops_of_three) + rest:
+            out.append((self._piece(at, count), 1, 0))
+            at += count
+        return out
+
+    def _piece(self, first: int, count: int) -> Piece:
+        lanes = self.cpu.lanes
+        starts, stored = [], []
+        for vector in range(first, first + count):
+            start, end = vector * lanes, min((vector + 1) * lanes, self.width)
+            # In place nothing may be read behind the row: the last vector starts earlier and stores its last lanes.
+            begin = self.width - lanes if self.direct and end - start < lanes else start
+            starts.append(begin)
+            stored.append((start - begin, end - start))
+        return Piece(tuple(starts), tuple(stored))
+
+    def _positions(self, n: Any, slot: Any, group: Any, o: Any, m: int, outputs: int) -> None:
+        """All positions of the output channels from `o` (of the group) on."""
+        full, rest = divmod(outputs, m)
+
+        def bodies(make: Callable[[int], None]) -> None:
+            if not rest:
+                make(m)
+            else:
+                with T.If(o < full * m):
+                    with T.Then():
+                        make(m)
+                    with T.Else():
+                        make(rest)
+
+        def emit(size: int) -> None:
+            with T.serial(0, i64(self.rows)) as y:
+                for piece, count, step in self._pieces():
+                    with loops([count]) as (turn,):
+                        self._tile(n, slot, group, o, size, y, turn * step, piece)
+
+        bodies(emit)
+
+    # --- the register tile -----------------------------------------------------------------------------------------
+
+    def _tile(self, n: Any, slot: Any, group: Any, o: Any, m: int, y: Any, x: Any, piece: Piece) -> None:
+        g, lanes = self.g, i64(self.cpu.lanes)
+        channels = g.channels // g.groups
+        first_output, first_channel = group * (g.outputs // g.groups) + o, group * channels
+        sums = [T.alloc_buffer((m, self.cpu.lanes), "float32") for _ in piece.starts]
+        with T.unroll(0, i64(m)) as i:
+            start = self.bias(first_output + i) if self.bias is not None else tirx.const(0.0, "float32")
+            for acc in sums:
+                with T.vectorized(0, lanes) as lane:
+                    T.buffer_store(acc, start, [i, lane])
+        unroll = g.kernel[1] <= UNROLLED_TAPS
+        with loops([channels, g.kernel[0]]) as (c, ky):
+            with loops([g.kernel[1]], T.unroll if unroll else T.serial) as (kx,):
+                with T.unroll(0, i64(m)) as i:
+                    for acc, start in zip(sums, piece.starts):
+                        with T.vectorized(0, lanes) as lane:
+                            value = self._input(n, slot, first_channel + c, y, ky, kx, x + start + lane)
+                            weight = self.weight(first_output + i, c, ky, kx)
+                            T.buffer_store(acc, acc[i, lane] + value * weight, [i, lane])
+        with T.unroll(0, i64(m)) as i:
+            for acc, start, (skip, count) in zip(sums, piece.starts, piece.stored):
+                with T.vectorized(0, i64(count)) as lane:
+                    self.kernel.store(self._result(n, first_output + i, y, x + start + skip + lane),
+                                      acc[i, lane + skip])
+
+    def _result(self, n: Any, o: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        if len(self.kernel.shape) == 3:
+            return n, o, x
+        if self.g.pointwise:
+            return n, o, tirx.floordiv(x, i64(self.g.out[1])), tirx.floormod(x, i64(self.g.out[1]))
+        return n, o, y, x
+
+    def _input(self, n: Any, slot: Any, c: Any, y: Any, ky: Any, kx: Any, x: Any) -> Any:
+        g = self.g
+        if self.direct:
+            return self.plain[n, c, x]
+        if g.pointwise:
+            return self.padded[slot, c, 0, 0, x]
+        column = kx * g.dilation[1]
+        stride = g.stride[1]
+        if stride == 1:
+            phase, column = i64(0), column
+        else:
+            phase, column = tirx.floormod(column, i64(stride)), tirx.floordiv(column, i64(stride))
+            if len(self.phases) < stride:
+                # Only some phases are kept; with one kernel column, or a dilation the stride divides, it is the first.
+                phase = sum((tirx.Cast("int64", phase >= i64(p)) for p in self.phases[1:]), start=i64(0))
+        return self.padded[slot, c, y * g.stride[0] + ky * g.dilation[0], phase, x + column]
+
+    # --- the padded image ------------------------------------------------------------------------------------------
+
+    def _pad(self, n: Any, slot: Any, c: Any) -> None:
+        """Copies channel `c` into its padded rows."""
+        g = self.g
+        zero = tirx.const(0.0, "float32")
+        if g.pointwise:
+            self._gather(n, slot, c)
+            return
+        with loops([self.height, len(self.phases), self.columns]) as index:
+            T.buffer_store(self.padded, zero, [slot, c, *index])
+        first, count = _inside(g.source[0], g.place[0], g.spread[0], self.height)
+        with T.serial(0, i64(count)) as row:
+            y = row + first
+            target = y * g.spread[0] + g.place[0]
+            for slot_of_phase, phase in enumerate(self.phases):
+                # Source columns x with place + x*spread ≡ phase modulo the stride; one of stride and spread is 1.
+                stride, spread = g.stride[1], g.spread[1]
+                x0 = (phase - g.place[1]) % stride
+                begin = (g.place[1] + x0 * spread) // stride if stride > 1 else g.place[1]
+                skip, wanted = _inside(ceildiv(g.source[1] - x0, stride), begin, spread, self.columns)
+                with T.serial(0, i64(wanted)) as step:
+                    at = step + skip
+                    T.buffer_store(self.padded, self.read(n, c, y, at * stride + x0),
+                                   [slot, c, target, i64(slot_of_phase), at * spread + begin])
+
+    def _gather(self, n: Any, slot: Any, c: Any) -> None:
+        """One tap: the source elements that are read, as one row."""
+        g = self.g
+        zero = tirx.const(0.0, "float32")
+        if self.columns != self.width or g.place != (0, 0) or g.spread != (1, 1) or not self._covers():
+            with T.serial(0, i64(self.columns)) as x:
+                T.buffer_store(self.padded, zero, [slot, c, i64(0), i64(0), x])
+        spans = []
+        for size, place, spread, stride, out in zip(g.source, g.place, g.spread, g.stride, g.out):
+            if stride == 1:
+                first, count = _inside(size, place, spread, out)
+                spans.append((count, lambda s, f=first: s + f, lambda s, f=first, p=place, u=spread: (s + f) * u + p))
+            else:
+                # Result t reads source t*stride - place.
+                low = ceildiv(max(place, 0), stride)
+                high = min(out, (size - 1 + place) // stride + 1)
+                spans.append((max(high - low, 0), lambda s, f=low, p=place, d=stride: (s + f) * d - p,
+                              lambda s, f=low: s + f))
+        (rows, source_y, target_y), (columns, source_x, target_x) = spans
+        with T.serial(0, i64(rows)) as row, T.serial(0, i64(columns)) as column:
+            T.buffer_store(self.padded, self.read(n, c, source_y(row), source_x(column)),
+                           [slot, c, i64(0), i64(0), target_y(row) * g.out[1] + target_x(column)])
+
+    def _covers(self) -> bool:
+        """Every result of a pointwise convolution has a source element."""
+        return all((out - 1) * stride < size for size, stride, out in zip(self.g.source, self.g.stride, self.g.out))
+
+
+def _inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
+    """Which of `size` elements, put at place + i*spread, fall into [0, extent): the first and how many."""
+    first = max(0, ceildiv(-place, spread))
+    last = min(size, ceildiv(extent - place, spread))
+    return first, max(last - first, 0)

@@ -77,8 +77,8 @@ class Builder:
         return Value(self, name)
 
     def op(self, op: str, *operands: Any, name: str | None = None, **attrs: Any) -> Value:
-        """A node of `op`; operands are Values (numbers are lifted to constants of the first Value's dtype)."""
-        like = next((x for x in operands if isinstance(x, Value)), None)
+        """A node of `op`; operands are Values (numbers are lifted to constants of the last Value's dtype)."""
+        like = next((x for x in reversed(operands) if isinstance(x, Value)), None)
         values = [x if isinstance(x, Value) else self.lift(x, like) for x in operands]
         result = REGISTRY[op].infer(namespace(attrs), *[v.type for v in values])
         return self._add(name or op, op, values, result, attrs)

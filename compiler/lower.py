@@ -14,6 +14,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -94,6 +95,7 @@ class Lowering:
         anchor = graph[g.anchor]
         pointers: dict[str, Any] = {}
         scratch: list[tuple[str, Dim]] = []
+        scratch_pointers: list[Any] = []
         with IRBuilder() as ib, T.prim_func(is_private=True, s_tir=True):
             T.func_name("kernel")
             T.func_attr({"tirx.noalias": True})
@@ -102,20 +104,23 @@ class Lowering:
                 if key not in pointers:
                     pointers[key] = T.arg(f"p{len(pointers)}", T.handle(DTYPES[graph[node].type.dtype]))
             sizes = {s: T.arg(s, T.int64()) for s in symbols}
-            T.func_ret(tvm.ir.PrimType("int32"))
+            T.func_ret(PrimType("int32"))
             view = _Views(graph, g, pointers, storage, sizes, _touched(graph, g))
 
             def new_scratch(shape: tuple, dtype: str) -> Any:
                 key = f"scratch:{name}.{len(scratch)}"
                 scratch.append((key, _bytes(shape, dtype, sizes)))
-                data = T.arg(f"s{len(scratch) - 1}", T.handle(dtype))
+                data = tirx.Var(f"s{len(scratch) - 1}", PointerType(PrimType(dtype), "global"))
+                scratch_pointers.append(data)
                 return T.decl_buffer(shape, dtype, data=data)
 
             self.emit(Kernel(name, REGISTRY[anchor.op], namespace(anchor.attrs),
                              [view.operand(i) for i in anchor.inputs], anchor.type,
                              view.shape(anchor.type), view.store, new_scratch))
             T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
-        return Call(self._function(ib.get()), list(pointers), scratch, g)
+        built = ib.get()
+        built = tirx.PrimFunc([*built.params, *scratch_pointers], built.body, built.ret_type, attrs=built.attrs)
+        return Call(self._function(built), list(pointers), scratch, g)
 
     def _function(self, function: Any) -> str:
         """The name of `function` in the module; equal kernels are compiled once."""

@@ -71,12 +71,12 @@ def adamw(s: Step, beta1: float, beta2: float, eps: float, weight_decay: float) 
     return _adam(s, s.p * (1 - s.lr * s.decay) if s.decay else s.p, s.g, beta1, beta2, eps)
 
 
-def rmsprop(s: Step, alpha: float, eps: float, momentum: float, centered: bool, weight_decay: float) -> Value:
+def rmsprop(s: Step, rho: float, eps: float, momentum: float, centered: bool, weight_decay: float) -> Value:
     g = s.decayed()
-    square = s.slot("square") * alpha + s.b.op("square", g) * (1 - alpha)
+    square = s.slot("square") * rho + s.b.op("square", g) * (1 - rho)
     s.keep("square", square)
     if centered:
-        mean = s.slot("mean") * alpha + g * (1 - alpha)
+        mean = s.slot("mean") * rho + g * (1 - rho)
         s.keep("mean", mean)
         square = square - s.b.op("square", mean)
     g = g / (s.b.op("sqrt", square) + eps)
@@ -108,7 +108,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Value], dict[str, float | bool]]] = {
     "sgd": (sgd, {"momentum": 0.0, "nesterov": False, "weight_decay": 0.0}),
     "adam": (adam, {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}),
     "adamw": (adamw, {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01}),
-    "rmsprop": (rmsprop, {"alpha": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, "weight_decay": 0.0}),
+    "rmsprop": (rmsprop, {"rho": 0.99, "eps": 1e-8, "momentum": 0.0, "centered": False, "weight_decay": 0.0}),
     "adagrad": (adagrad, {"lr_decay": 0.0, "eps": 1e-10, "initial_accumulator": 0.0, "weight_decay": 0.0}),
     "adadelta": (adadelta, {"rho": 0.9, "eps": 1e-6, "weight_decay": 0.0}),
 }
@@ -117,12 +117,11 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Value], dict[str, float | bool]]] = {
 def add_optimizer(graph: Graph, gradients: Mapping[str, str], config: Mapping[str, Any]) -> Graph:
     """Adds the updates of all parameters in `gradients` to `graph`, in place, and returns it.
 
-    config["optimizer"]: {"name": a key of OPTIMIZERS, setting: value, …}; what is left out has its default, `lr` is not read
-    here. Raises ValueError for a name or setting that does not exist.
+    config["optimizer"]: {"name": a key of OPTIMIZERS, "args": {setting: value, …}}; what is left out has its default, `lr` is
+    not read here. Raises ValueError for a name or setting that does not exist.
     """
-    settings = dict(config["optimizer"])
-    name = settings.pop("name")
-    settings.pop("lr", None)
+    name = config["optimizer"]["name"]
+    settings = {key: value for key, value in config["optimizer"].get("args", {}).items() if key != "lr"}
     if name not in OPTIMIZERS:
         raise ValueError(f"there is no optimizer {name}; there are {', '.join(OPTIMIZERS)}")
     formula, defaults = OPTIMIZERS[name]

@@ -204,7 +204,11 @@ def _load(artifact: format.Artifact) -> Any:
     with tempfile.NamedTemporaryFile(suffix=".o") as stream:
         stream.write(artifact.members["host.o"])
         stream.flush()
-        return tvm_ffi_orcjit.default_session().load_module(stream.name)
+        host = tvm_ffi_orcjit.default_session().load_module(stream.name)
+    if "kernels.json" not in artifact.members:
+        return host
+    from runtime.cuda import Gpu
+    return Gpu(host, artifact.members, artifact.manifest["programs"])
 
 
 def use_threads(count: int | None) -> None:

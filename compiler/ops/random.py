@@ -8,17 +8,17 @@ from compiler.ops.base import Op, register, require
 U32 = 0xFFFFFFFF
 
 
-def pcg4d(x, y, z, w):
+def pcg4d(x, y, z, w, mask=U32):
     """PCG4D of Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020: four 32-bit words, mixed; the first.
 
-    Works on whole numbers of any kind that hold 64 bits unsigned; no step exceeds 2^64 - 1.
+    Works on whole numbers of any kind that hold 64 bits unsigned, of which `mask` keeps 32; no step exceeds 2^64 - 1.
     """
-    x, y, z, w = ((v * 1664525 + 1013904223) & U32 for v in (x, y, z, w))
+    x, y, z, w = ((v * 1664525 + 1013904223) & mask for v in (x, y, z, w))
     for last in (False, True):
-        x = (x + ((y * w) & U32)) & U32
-        y = (y + ((z * x) & U32)) & U32
-        z = (z + ((x * y) & U32)) & U32
-        w = (w + ((y * z) & U32)) & U32
+        x = (x + ((y * w) & mask)) & mask
+        y = (y + ((z * x) & mask)) & mask
+        z = (z + ((x * y) & mask)) & mask
+        w = (w + ((y * z) & mask)) & mask
         if not last:
             x, y, z, w = (v ^ (v >> 16) for v in (x, y, z, w))
     return x
@@ -47,7 +47,8 @@ class RandomUniform(Op):
         for i, size in zip(idx, out.shape):
             index = index * size + i
         word = [t.cast(v, "u64") for v in (index, seed(), t.cast(step(), "i64"))] + [t.const(a.stream, "u64")]
-        bits = pcg4d(word[0] & t.const(U32, "u64"), *word[1:])
+        mask = t.const(U32, "u64")
+        bits = pcg4d(word[0] & mask, *word[1:], mask)
         return t.cast(t.cast(bits >> 8, "i32"), out.type.dtype) * t.const(2.0 ** -24, out.type.dtype)
 
 

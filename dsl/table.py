@@ -40,12 +40,12 @@ class Table(threading.local):
             self.actions[state], self.goto[state] = {}, {}
             for name, (_, argument) in row.items():
                 if not name.isupper():
-                    self.goto[state][name] = argument
+                    self.goto[state][str(name)] = argument
                 elif hasattr(argument, "expansion"):
                     if argument not in reductions:
                         size = len(argument.expansion)
                         passes = argument.options.expand1 and size == 1 and argument.alias is None
-                        reductions[argument] = (argument.origin.name, size, None if passes else machine.callbacks[argument])
+                        reductions[argument] = (str(argument.origin.name), size, None if passes else machine.callbacks[argument])
                     self.actions[state][name] = reductions[argument]
                 else:
                     self.actions[state][name] = argument

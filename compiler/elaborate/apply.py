@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compiler.build import Builder
 from compiler.elaborate.arguments import TENSORS, Bound
-from compiler.elaborate.values import Quantity, Tensor, describe, is_number, made_by, show
+from compiler.elaborate.values import Quantity, Results, Tensor, describe, is_number, made_by, show
 from compiler.ir import DTYPES, Node, Origin, TensorType
 from compiler.ops import REGISTRY, Op, OpError, Weight, namespace
 from dsl import tree
-from dsl.diagnostics import Note, Span
+from dsl.diagnostics import Span
 
 if TYPE_CHECKING:
     from compiler.elaborate.body import Body, Place
@@ -33,7 +34,7 @@ def default_of(kind: str, value: Any) -> Any:
     return value
 
 
-def apply_op(body: Body, op: Op, bound: dict[str, Bound], place: Place, span: Span) -> Tensor:
+def apply_op(body: Body, op: Op, bound: dict[str, Bound], place: Place, span: Span) -> Tensor | Results:
     """Adds the nodes of one call; `bound` has the given arguments, `span` is the call."""
     operands, given = split_arguments(op, bound)
     if given.get("lr") is not None and given["lr"] < 0:
@@ -45,9 +46,11 @@ def apply_op(body: Body, op: Op, bound: dict[str, Bound], place: Place, span: Sp
         try:
             return action()
         except OpError as problem:
-            report_op_error(body, problem, bound, operands, span)
+            report_op_error(body, op, problem, bound, operands, span)
 
     attrs = step(lambda: op.attrs(arguments, *types))
+    if op.has("expand_results"):
+        return apply_several(body, op, attrs, operands, place, span)
     weights = step(lambda: op.weights(arguments, namespace(attrs), *types))
     result = step(lambda: op.infer(namespace(attrs), *types, *(weight_type(w, types) for w in weights.values())))
     room(body, span)
@@ -58,6 +61,18 @@ def apply_op(body: Body, op: Op, bound: dict[str, Bound], place: Place, span: Sp
              for name, weight in weights.items()]
     body.graph.add(Node(path, op.name, (*(t.node for t in operands), *names), result, attrs, origins))
     return Tensor(path, result, op.name, span)
+
+
+def apply_several(body: Body, op: Op, attrs: dict[str, Any], operands: list[Tensor], place: Place, span: Span) -> Any:
+    """The nodes of an op with several results, under the call's path: there is no node of the op itself."""
+    room(body, span)
+    path = body.session.unique(place.path)
+    builder = Builder(body.graph)
+    with builder.within(path, frozenset({Origin(path, span.place)})):
+        values = op.expand_results(builder, namespace(attrs), *(builder.value(t.node) for t in operands))
+    body.session.taken.update(value.name for value in values)
+    tensors = tuple(Tensor(value.name, value.type, op.name, span) for value in values)
+    return tensors[0] if len(tensors) == 1 else Results(op.name, tensors)
 
 
 def split_arguments(op: Op, bound: dict[str, Bound]) -> tuple[list[Tensor], dict[str, Any]]:
@@ -73,10 +88,13 @@ def split_arguments(op: Op, bound: dict[str, Bound]) -> tuple[list[Tensor], dict
     return operands, given
 
 
-def report_op_error(body: Body, problem: OpError, bound: dict[str, Bound], operands: list[Tensor], span: Span) -> None:
-    at = bound.get(problem.argument) if problem.argument is not None else None
-    notes: list[Note] = [] if at is not None and not isinstance(at.value, Tensor) else made_by(operands)
-    body.fail(problem.code, problem.message, at.span if at is not None and notes == [] else span, problem.hint, notes)
+def report_op_error(body: Body, op: Op, problem: OpError, bound: dict[str, Bound], operands: list[Tensor], span: Span) -> None:
+    """The error at the argument it names; one about tensors at the call, with where they were made."""
+    kinds = {arg.name: arg.kind for arg in op.args()}
+    at = bound.get(problem.argument) if kinds.get(problem.argument) not in TENSORS else None
+    if at is not None:
+        body.fail(problem.code, problem.message, at.span, problem.hint)
+    body.fail(problem.code, problem.message, span, problem.hint, made_by(operands))
 
 
 def room(body: Body, span: Span) -> None:

@@ -1,7 +1,7 @@
 """The `train` and `data` sections: settings checked, units resolved, everything as plain data for the runtime.
 
-The tables here are the language's list of optimizers, schedules and augmentations; what they compute is in
-`compiler/optimizer.py` (optimizers) and in the runtime (schedules, augmentations).
+The tables here are the language's list of schedules and augmentations, whose formulas are the runtime's
+(`runtime/schedule.py`, `runtime/data/augment.py`); optimizers are those of `compiler/optimizer.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from compiler import optimizer
 from compiler.elaborate.arguments import Binder, Callee
 from compiler.elaborate.expressions import EXPECTED, Evaluator, listing
 from compiler.elaborate.files import Unit, alias, imported
@@ -20,15 +21,17 @@ from compiler.ops.base import parse_signature
 from dsl import tree
 from dsl.diagnostics import Note, Span, did_you_mean
 
-# `lr` of an optimizer is a number or a schedule.
-OPTIMIZERS = {
-    "sgd": "lr: rate, momentum: float = 0.0, nesterov: bool = false, weight_decay: float = 0.0",
-    "adam": "lr: rate = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0",
-    "adamw": "lr: rate = 1e-3, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01",
-    "rmsprop": "lr: rate = 1e-2, rho: float = 0.99, momentum: float = 0.0, eps: float = 1e-8, weight_decay: float = 0.0",
-    "adagrad": "lr: rate = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0",
-    "adadelta": "lr: rate = 1.0, rho: float = 0.9, eps: float = 1e-6, weight_decay: float = 0.0",
-}
+# What an optimizer's `lr` is when it is left out; sgd has no rate that suits all.
+RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-2, "adagrad": 1e-2, "adadelta": 1.0}
+
+
+def optimizer_signature(name: str, settings: Mapping[str, float | bool]) -> str:
+    """`lr: rate, momentum: float = 0.0, …`: `lr` is a number or a schedule."""
+    words = [f"{key}: {'bool' if isinstance(value, bool) else 'float'} = {show(value)}" for key, value in settings.items()]
+    return ", ".join([f"lr: rate = {RATES[name]}" if name in RATES else "lr: rate", *words])
+
+
+OPTIMIZERS = {name: optimizer_signature(name, settings) for name, (_, settings) in optimizer.OPTIMIZERS.items()}
 
 # The learning rate at step t (from 0; durations in epochs count as that many times the steps of an epoch):
 #   constant   lr
@@ -57,7 +60,8 @@ AUGMENTATIONS = {
 # argument → lowest value, highest value, whether these two are excluded
 RANGES: dict[str, tuple[float, float, bool]] = {
     "lr": (0, math.inf, False), "end": (0, math.inf, False), "momentum": (0, 1, False), "beta1": (0, 1, False),
-    "beta2": (0, 1, False), "rho": (0, 1, False), "eps": (0, math.inf, True), "weight_decay": (0, math.inf, False),
+    "beta2": (0, 1, False), "rho": (0, 1, False), "alpha": (0, 1, False), "lr_decay": (0, math.inf, False),
+    "initial_accumulator": (0, math.inf, False), "eps": (0, math.inf, True), "weight_decay": (0, math.inf, False),
     "gamma": (0, math.inf, True), "power": (0, math.inf, True),
 }
 
@@ -301,7 +305,7 @@ def read_train(report: Report, unit: Unit, section: tree.Section) -> TrainSectio
     ev = SectionEvaluator(report, unit, section, TRAIN_KEYS)
     net = ev.setting("net", lambda part: ev.reference(part, "net", lambda u: u.nets))
     data = ev.setting("data", lambda part: ev.reference(part, "data section", lambda u: u.data))
-    optimizer = ev.setting("optimizer", lambda part: read_optimizer(ev, part), required="sgd(lr = 0.1)")
+    method = ev.setting("optimizer", lambda part: read_optimizer(ev, part), required="sgd(lr = 0.1)")
     run = ev.setting("run", lambda part: read_run(ev, part), required="10 epochs")
     patience = ev.setting("patience", lambda part: ev.epochs(part, ev.of("patience")))
     seed = ev.setting("seed", lambda part: ev.whole(part, ev.of("seed"), 0), 0)
@@ -309,7 +313,7 @@ def read_train(report: Report, unit: Unit, section: tree.Section) -> TrainSectio
         ev.finish()
     except Failed:
         return None
-    name, args = optimizer
+    name, args = method
     schedule = args.pop("lr")
     if "over" in schedule["args"] and schedule["args"]["over"] is None:
         schedule["args"]["over"] = run

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
-from compiler.schedule.cpu_nest import emit_nest
+from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad
+from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
 # A template returns False, having emitted nothing, where it does not apply.
 TEMPLATES = {
+    "concat": emit_concat,
     "conv": emit_conv,
     "conv_input_grad": emit_conv_input_grad,
+    "conv_weight_grad": emit_conv_weight_grad,
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
+from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, inside, loops, static
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -71,11 +71,11 @@ class Geometry:
 def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     """Emits `conv`; False (and nothing emitted) where this template does not apply."""
     a, (x, w, *bias) = kernel.a, kernel.operands
-    shape, out = _known(x.shape), _known(kernel.shape)
-    if not _applies(kernel, shape, out):
+    shape, out = known(x.shape), known(kernel.shape)
+    if not applies(kernel, shape, out):
         return False
-    g = Geometry(shape[0], out[0], a.groups, _plane(shape[1:]), _plane(a.kernel), _plane(a.stride), _plane(a.dilation),
-                 _plane([lo for lo, _ in a.pad], 0), (1, 1), _plane(out[1:]))
+    g = Geometry(shape[0], out[0], a.groups, plane(shape[1:]), plane(a.kernel), plane(a.stride), plane(a.dilation),
+                 plane([lo for lo, _ in a.pad], 0), (1, 1), plane(out[1:]))
     flat = len(shape) == 2
     if w.buffer is None:
         weight = kernel.scratch(tuple(i64(extent) for extent in w.shape), "float32")
@@ -96,15 +96,15 @@ def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
 def emit_conv_input_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     """Emits `conv_input_grad` as a convolution of the spread gradient with flipped, transposed weights."""
     a, (grad, w) = kernel.a, kernel.operands
-    shape, out = _known(grad.shape), _known(kernel.shape)
-    if not _applies(kernel, shape, out):
+    shape, out = known(grad.shape), known(kernel.shape)
+    if not applies(kernel, shape, out):
         return False
     flat = len(shape) == 2
-    size, dilation = _plane(a.kernel), _plane(a.dilation)
-    before = _plane([lo for lo, _ in a.pad], 0)
+    size, dilation = plane(a.kernel), plane(a.dilation)
+    before = plane([lo for lo, _ in a.pad], 0)
     place = tuple((k - 1) * d - lo for k, d, lo in zip(size, dilation, before))
-    g = Geometry(shape[0], out[0], a.groups, _plane(shape[1:]), size, (1, 1), dilation, place, _plane(a.stride),
-                 _plane(out[1:]))
+    g = Geometry(shape[0], out[0], a.groups, plane(shape[1:]), size, (1, 1), dilation, place, plane(a.stride),
+                 plane(out[1:]))
     inputs, outputs = g.outputs // g.groups, g.channels // g.groups  # of the forward convolution, per group
     packed = kernel.scratch(tuple(map(i64, (g.outputs, outputs, *size))), "float32")
     with loops((g.groups, inputs, outputs, *size)) as (group, c, o, i, j):
@@ -120,17 +120,17 @@ def emit_conv_input_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     return True
 
 
-def _known(shape: Any) -> list[int | None]:
+def known(shape: Any) -> list[int | None]:
     """All extents but the batch."""
     return [static(extent) for extent in shape[1:]]
 
 
-def _applies(kernel: Kernel, *shapes: list[int | None]) -> bool:
+def applies(kernel: Kernel, *shapes: list[int | None]) -> bool:
     known = all(extent for shape in shapes for extent in shape)
     return known and len(kernel.shape) in (3, 4) and all(o.dtype == "float32" for o in kernel.operands)
 
 
-def _plane(sizes: Any, lead: int = 1) -> tuple[int, int]:
+def plane(sizes: Any, lead: int = 1) -> tuple[int, int]:
     """Sizes of two axes; a 1-D convolution has one row."""
     return (lead, *sizes) if len(sizes) == 1 else tuple(sizes)
 
@@ -310,7 +310,7 @@ class _Convolution:
             return
         with loops([self.height, len(self.phases), self.columns]) as index:
             T.buffer_store(self.padded, zero, [slot, c, *index])
-        first, count = _inside(g.source[0], g.place[0], g.spread[0], self.height)
+        first, count = inside(g.source[0], g.place[0], g.spread[0], self.height)
         with T.serial(0, i64(count)) as row:
             y = row + first
             target = y * g.spread[0] + g.place[0]
@@ -319,7 +319,7 @@ class _Convolution:
                 stride, spread = g.stride[1], g.spread[1]
                 x0 = (phase - g.place[1]) % stride
                 begin = (g.place[1] + x0 * spread) // stride if stride > 1 else g.place[1]
-                skip, wanted = _inside(ceildiv(g.source[1] - x0, stride), begin, spread, self.columns)
+                skip, wanted = inside(ceildiv(g.source[1] - x0, stride), begin, spread, self.columns)
                 with T.serial(0, i64(wanted)) as step:
                     at = step + skip
                     T.buffer_store(self.padded, self.read(n, c, y, at * stride + x0),
@@ -335,7 +335,7 @@ class _Convolution:
         spans = []
         for size, place, spread, stride, out in zip(g.source, g.place, g.spread, g.stride, g.out):
             if stride == 1:
-                first, count = _inside(size, place, spread, out)
+                first, count = inside(size, place, spread, out)
                 spans.append((count, lambda s, f=first: s + f, lambda s, f=first, p=place, u=spread: (s + f) * u + p))
             else:
                 # Result t reads source t*stride - place.
@@ -351,10 +351,3 @@ class _Convolution:
     def _covers(self) -> bool:
         """Every result of a pointwise convolution has a source element."""
         return all((out - 1) * stride < size for size, stride, out in zip(self.g.source, self.g.stride, self.g.out))
-
-
-def _inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
-    """Which of `size` elements, put at place + i*spread, fall into [0, extent): the first and how many."""
-    first = max(0, ceildiv(-place, spread))
-    last = min(size, ceildiv(extent - place, spread))
-    return first, max(last - first, 0)

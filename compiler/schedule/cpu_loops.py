@@ -45,6 +45,13 @@ def ceildiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
+    """Which of `size` elements, put at place + i*spread, fall into [0, extent): the first and how many."""
+    first = max(0, ceildiv(-place, spread))
+    last = min(size, ceildiv(extent - place, spread))
+    return first, max(last - first, 0)
+
+
 @contextmanager
 def loops(extents: Sequence[Any], kind: Callable = T.serial) -> Iterator[list[Any]]:
     """Nested loops, the first outermost; a loop of one iteration is left out."""

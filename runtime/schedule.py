@@ -16,7 +16,7 @@ UNITS = ("epochs", "steps")
 
 @dataclass(frozen=True)
 class Duration:
-    """A length of training: `5 epochs`, `500 steps`. JSON: {"value": number, "unit": "epochs" | "steps"}."""
+    """A length of training: `5 epochs`, `500 steps`. JSON: {"epochs": number} or {"steps": number}."""
 
     value: float
     unit: str
@@ -27,17 +27,17 @@ class Duration:
     def __str__(self) -> str:
         return f"{self.value:g} {self.unit if self.value != 1 else self.unit[:-1]}"
 
-    def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "unit": self.unit}
+    def to_json(self) -> dict[str, float]:
+        return {self.unit: self.value}
 
     @classmethod
     def from_json(cls, json: Any, what: str) -> Duration:
         """Raises NetcError E0580 for anything that is no length of training; `what` names it."""
-        if isinstance(json, Mapping) and set(json) == {"value", "unit"}:
-            unit = {"epoch": "epochs", "step": "steps"}.get(json["unit"], json["unit"])
-            if unit in UNITS and _is_number(json["value"]) and json["value"] > 0:
-                return cls(json["value"], unit)
-        raise NetcError("E0580", f"{what} is a positive number of epochs or steps, not {_show(json)}",
+        if isinstance(json, Mapping) and len(json) == 1:
+            [(unit, value)] = json.items()
+            if unit in UNITS and is_number(value) and value > 0:
+                return cls(value, unit)
+        raise NetcError("E0580", f"{what} is a positive number of epochs or steps, not {show(json)}",
                         "write for example `5 epochs` or `500 steps`")
 
 
@@ -52,33 +52,33 @@ class Run:
         return default if duration is None else duration.steps(self.steps_per_epoch)
 
 
-def _constant(t: int, run: Run, base: float) -> float:
-    return base
+def _constant(t: int, run: Run, lr: float) -> float:
+    return lr
 
 
-def _step(t: int, run: Run, base: float, every: Duration, gamma: float) -> float:
-    return base * gamma ** math.floor(t / every.steps(run.steps_per_epoch))
+def _step(t: int, run: Run, lr: float, every: Duration, gamma: float) -> float:
+    return lr * gamma ** math.floor(t / every.steps(run.steps_per_epoch))
 
 
-def _multistep(t: int, run: Run, base: float, at: list[Duration], gamma: float) -> float:
-    return base * gamma ** bisect_right(sorted(d.steps(run.steps_per_epoch) for d in at), t)
+def _multistep(t: int, run: Run, lr: float, at: list[Duration], gamma: float) -> float:
+    return lr * gamma ** bisect_right(sorted(d.steps(run.steps_per_epoch) for d in at), t)
 
 
-def _exp(t: int, run: Run, base: float, gamma: float, every: Duration | None) -> float:
-    return base * gamma ** (t / run.steps(every, 1))
+def _exp(t: int, run: Run, lr: float, gamma: float, every: Duration | None) -> float:
+    return lr * gamma ** (t / run.steps(every, run.steps_per_epoch))
 
 
-def _inv(t: int, run: Run, base: float, gamma: float, power: float) -> float:
-    return base * (1 + gamma * t) ** -power
+def _inv(t: int, run: Run, lr: float, gamma: float, power: float) -> float:
+    return lr * (1 + gamma * t) ** -power
 
 
-def _poly(t: int, run: Run, base: float, power: float, over: Duration | None) -> float:
-    return base * (1 - min(1.0, t / run.steps(over, run.total_steps))) ** power
+def _poly(t: int, run: Run, lr: float, power: float, over: Duration | None, end: float) -> float:
+    return end + (lr - end) * (1 - min(1.0, t / run.steps(over, run.total_steps))) ** power
 
 
-def _cosine(t: int, run: Run, base: float, floor: float, over: Duration | None) -> float:
+def _cosine(t: int, run: Run, lr: float, over: Duration | None, end: float) -> float:
     part = min(1.0, t / run.steps(over, run.total_steps))
-    return floor + (base - floor) * (1 + math.cos(math.pi * part)) / 2
+    return end + (lr - end) * (1 + math.cos(math.pi * part)) / 2
 
 
 @dataclass(frozen=True)
@@ -93,20 +93,21 @@ class Kind:
 # t counts the steps done before this one, from 0; an argument in epochs is that many times the steps of an epoch.
 # Caffe: src/caffe/solvers/sgd_solver.cpp, GetLearningRate.
 KINDS: dict[str, Kind] = {
-    "constant": Kind("base", _constant, {"base": ...}),
+    "constant": Kind("lr", _constant, {"lr": ...}),
     # Caffe's `step`
-    "step": Kind("base * gamma ^ floor(t / every)", _step, {"base": ..., "every": ..., "gamma": 0.1}),
+    "step": Kind("lr * gamma ^ floor(t / every)", _step, {"lr": ..., "every": ..., "gamma": 0.1}),
     # Caffe's `multistep`
-    "multistep": Kind("base * gamma ^ (how many of `at` are <= t)", _multistep, {"base": ..., "at": ..., "gamma": 0.1}),
-    # Caffe's `exp` where every = 1 step, the default
-    "exp": Kind("base * gamma ^ (t / every)", _exp, {"base": ..., "gamma": ..., "every": None}),
+    "multistep": Kind("lr * gamma ^ (how many of `at` are <= t)", _multistep, {"lr": ..., "at": ..., "gamma": 0.1}),
+    # every: an epoch. Caffe's `exp` where every = 1 step
+    "exp": Kind("lr * gamma ^ (t / every)", _exp, {"lr": ..., "gamma": ..., "every": None}),
     # Caffe's `inv`
-    "inv": Kind("base * (1 + gamma * t) ^ -power", _inv, {"base": ..., "gamma": 1e-4, "power": 0.75}),
-    # Caffe's `poly`; over: the whole run
-    "poly": Kind("base * (1 - t / over) ^ power", _poly, {"base": ..., "power": 1.0, "over": None}),
+    "inv": Kind("lr * (1 + gamma * t) ^ -power", _inv, {"lr": ..., "gamma": 1e-4, "power": 0.75}),
+    # Caffe's `poly` where end = 0; over: the whole run
+    "poly": Kind("end + (lr - end) * (1 - min(t / over, 1)) ^ power", _poly,
+                 {"lr": ..., "power": 1.0, "over": None, "end": 0.0}),
     # Loshchilov and Hutter 2017 (SGDR), eq. 5, without restarts; over: the whole run
-    "cosine": Kind("floor + (base - floor) * (1 + cos(pi * t / over)) / 2", _cosine,
-                   {"base": ..., "floor": 0.0, "over": None}),
+    "cosine": Kind("end + (lr - end) * (1 + cos(pi * min(t / over, 1))) / 2", _cosine,
+                   {"lr": ..., "over": None, "end": 0.0}),
 }
 
 DURATIONS = ("every", "over", "warmup")
@@ -119,7 +120,7 @@ class Schedule:
     kind: a key of `KINDS`. args: its arguments by name, those with a default may be left out. Every kind also takes
     `warmup`, a duration W: the rate is multiplied by min(1, (t + 1) / W), a linear rise to what the kind says (Goyal et
     al. 2017, section 2.2); the steps of the rise count as steps of the schedule.
-    JSON: {"kind": text, "args": {name: number | {"value", "unit"} | list of {"value", "unit"}}}.
+    JSON: {"kind": text, "args": {name: number, duration, list of durations, or null for the default}}.
     """
 
     kind: str
@@ -143,12 +144,12 @@ class Schedule:
     @classmethod
     def from_json(cls, json: Any) -> Schedule:
         """Reads a schedule; a plain number is a constant one. Raises NetcError E0580, E0581."""
-        if _is_number(json):
-            json = {"kind": "constant", "args": {"base": json}}
+        if is_number(json):
+            json = {"kind": "constant", "args": {"lr": json}}
         if not isinstance(json, Mapping) or set(json) != {"kind", "args"} or not isinstance(json["args"], Mapping):
-            raise NetcError("E0580", f"a learning rate is a number or a schedule, not {_show(json)}",
+            raise NetcError("E0580", f"a learning rate is a number or a schedule, not {show(json)}",
                             "write for example lr = 0.01 or lr = step(0.01, every = 5 epochs)")
-        kind, args = json["kind"], json["args"]
+        kind, args = json["kind"], {name: value for name, value in json["args"].items() if value is not None}
         if kind not in KINDS:
             close = get_close_matches(str(kind), KINDS, n=1)
             raise NetcError("E0581", f"there is no learning-rate schedule `{kind}`",
@@ -161,27 +162,27 @@ class Schedule:
         for name, default in known.items():
             if default is ... and name not in args:
                 raise NetcError("E0581", f"the schedule `{kind}` needs `{name}`", f"its formula is {KINDS[kind].formula}")
-        return cls(kind, {name: _argument(kind, name, value) for name, value in args.items() if value is not None})
+        return cls(kind, {name: _argument(kind, name, value) for name, value in args.items()})
 
 
 def _argument(kind: str, name: str, value: Any) -> Any:
     what = f"`{name}` of the schedule `{kind}`"
     if name == "at":
         if not isinstance(value, (list, tuple)) or not value:
-            raise NetcError("E0580", f"{what} is a list of durations, not {_show(value)}", "write at = [5 epochs, 8 epochs]")
+            raise NetcError("E0580", f"{what} is a list of durations, not {show(value)}", "write at = [5 epochs, 8 epochs]")
         return [Duration.from_json(v, what) for v in value]
     if name in DURATIONS:
         return Duration.from_json(value, what)
-    if not _is_number(value) or value < 0:
-        raise NetcError("E0580", f"{what} is a number from 0, not {_show(value)}", f"the formula is {KINDS[kind].formula}")
+    if not is_number(value) or value < 0:
+        raise NetcError("E0580", f"{what} is a number from 0, not {show(value)}", f"the formula is {KINDS[kind].formula}")
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _show(value: Any) -> str:
-    if isinstance(value, Mapping) and set(value) == {"value", "unit"}:
-        return f"{value['value']} {value['unit']}"
+def show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{v} {k}" for k, v in value.items()) or "nothing"
     return repr(value)

@@ -32,7 +32,7 @@ def emit_nest(kernel: Kernel, cpu: Cpu, batch: int) -> None:
     if isinstance(_value(kernel, zero), Reduce):
         _Reduction(kernel, cpu, batch).emit()
     else:
-        _emit_elementwise(kernel, batch)
+        _emit_elements(kernel.shape, lambda idx: kernel.store(tuple(idx), _value(kernel, idx)), batch)
 
 
 def _value(kernel: Kernel, idx: Sequence[Any]) -> Any:
@@ -40,25 +40,35 @@ def _value(kernel: Kernel, idx: Sequence[Any]) -> Any:
     return kernel.op.compute(scalar, kernel.a, result, list(idx), *kernel.operands)
 
 
-def _store(kernel: Kernel, idx: Sequence[Any]) -> None:
-    kernel.store(tuple(idx), _value(kernel, idx))
+def emit_concat(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
+    """Concatenation as one copy an operand, none of which asks where it is."""
+    start = 0
+    for x in kernel.operands:
+        if static(x.shape[kernel.a.axis]) is None:
+            return False
+    for x in kernel.operands:
+        _emit_elements(x.shape, lambda idx: kernel.store(
+            tuple(i + start if axis == kernel.a.axis else i for axis, i in enumerate(idx)), x(*idx)), batch)
+        start += static(x.shape[kernel.a.axis])
+    return True
 
 
-def _emit_elementwise(kernel: Kernel, batch: int) -> None:
-    shape = list(kernel.shape)
-    axes = _contiguous(shape, lambda idx: draft(lambda: _store(kernel, idx)))
+def _emit_elements(extents: Sequence[Any], put: Callable[[Sequence[Any]], None], batch: int) -> None:
+    """Loops over `extents`, in which `put(idx)` stores one element."""
+    shape = list(extents)
+    axes = _contiguous(shape, lambda idx: draft(lambda: put(idx)))
     outer, inner = shape[:len(shape) - axes], shape[len(shape) - axes:]
     size = prod(static(extent) for extent in inner)
-    body = draft(lambda: _store(kernel, [tirx.Var("i", "int64") for _ in shape]))
+    body = draft(lambda: put([tirx.Var("i", "int64") for _ in shape]))
     parallel = known(shape, batch) * cost_ns(body) > PARALLEL_NS
 
     if parallel and known(outer, batch) < 2 and size >= 2 * BLOCK:
-        with T.parallel(0, i64(ceildiv(size, BLOCK))) as block:
+        with fused([*outer, i64(ceildiv(size, BLOCK))], True) as (*index, block):
             with T.serial(0, tirx.Min(i64(BLOCK), i64(size) - block * BLOCK)) as i:
-                _store(kernel, [*[i64(0)] * len(outer), *unflatten(block * BLOCK + i, inner)])
+                put([*index, *unflatten(block * BLOCK + i, inner)])
         return
     with fused(outer, parallel) as index, T.serial(0, i64(size)) as i:
-        _store(kernel, [*index, *unflatten(i, inner)])
+        put([*index, *unflatten(i, inner)])
 
 
 def _contiguous(shape: Sequence[Any], make: Callable[[list[Any]], Any]) -> int:

@@ -23,17 +23,19 @@ VERSION = "0.1.0"
 
 
 def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), seed: int = 0,
-          parameters: Mapping[str, np.ndarray] | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+          parameters: Mapping[str, np.ndarray] | None = None, batch: int = 1) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
-    parameters: values by path; without them, a seeded initialization. Returns manifest and members for
+    parameters: values by path; without them, a seeded initialization. batch: the design batch of `run`, what kernels are
+    made for (any batch runs); `step` and `evaluate` are made for the data section's. Returns manifest and members for
     `runtime.format.write` or for running at once.
     """
     graphs = {name: verify(_graph(program, name)) for name in names}
     slots = lower.layout(list(graphs.values()))
     backend = choose(target)
     lowering = lower.Lowering(backend.emit, slots)
-    entries = {name: lowering.program(name, graph) for name, graph in graphs.items()}
+    designs = {name: batch if name == "run" else (program.data or {}).get("batch", batch) for name in graphs}
+    entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
     members = backend.members(lowering.module, _layers(entries))
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
     values = _values(program, nodes, parameters, seed)

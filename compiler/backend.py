@@ -21,8 +21,8 @@ class CpuBackend:
     def __init__(self, target: str):
         self.cpu = parse_cpu(target)
 
-    def emit(self, kernel: Any) -> None:
-        cpu.emit(kernel, self.cpu)
+    def emit(self, kernel: Any, batch: int) -> None:
+        cpu.emit(kernel, self.cpu, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
@@ -46,7 +46,7 @@ class CudaBackend:
             raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
         self.archs = [a.strip() for a in archs.split(",")]
 
-    def emit(self, kernel: Any) -> None:
+    def emit(self, kernel: Any, batch: int) -> None:
         from compiler.schedule import cuda
         cuda.emit(kernel)
 

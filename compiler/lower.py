@@ -64,20 +64,22 @@ class Call:
 
 @dataclass
 class Lowering:
-    """The module under construction. `emit` is the target's schedule: Kernel → statements of the current frame."""
+    """The module under construction. `emit(kernel, batch)` is the target's schedule: it adds the kernel's statements to the
+    current frame, and counts on `batch` examples where it has to choose."""
 
     emit: Any
     slots: Mapping[str, Slot]
     module: tvm.IRModule = field(default_factory=lambda: tvm.IRModule({}))
     functions: dict[Any, str] = field(default_factory=dict)
 
-    def program(self, name: str, graph: Graph) -> dict[str, Any]:
-        """Adds the program `name` to the module; returns its entry of the manifest. `graph` holds primitives only."""
+    def program(self, name: str, graph: Graph, batch: int = 1) -> dict[str, Any]:
+        """Adds the program `name` to the module; returns its entry of the manifest. `graph` holds primitives only; `batch`
+        is the design batch."""
         graph = _with_copies(graph)
         groups = group(graph)
         symbols = sorted({s for n in graph.leaves("input") for d in n.type.shape for s in dims.symbols(d)})
         storage = _storages(graph, groups)
-        calls = [self._kernel(graph, g, symbols, storage, f"{name}.{i}") for i, g in enumerate(groups)]
+        calls = [self._kernel(graph, g, symbols, storage, f"{name}.{i}", batch) for i, g in enumerate(groups)]
         memory = plan(_lifetimes(graph, calls))
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.group.update]
@@ -91,7 +93,8 @@ class Lowering:
 
     # --- kernels -------------------------------------------------------------------------------------------------
 
-    def _kernel(self, graph: Graph, g: Group, symbols: list[str], storage: Mapping[str, str], name: str) -> Call:
+    def _kernel(self, graph: Graph, g: Group, symbols: list[str], storage: Mapping[str, str], name: str,
+                batch: int) -> Call:
         anchor = graph[g.anchor]
         pointers: dict[str, Any] = {}
         scratch: list[tuple[str, Dim]] = []
@@ -116,7 +119,7 @@ class Lowering:
 
             self.emit(Kernel(name, REGISTRY[anchor.op], namespace(anchor.attrs),
                              [view.operand(i) for i in anchor.inputs], anchor.type,
-                             view.shape(anchor.type), view.store, new_scratch))
+                             view.shape(anchor.type), view.store, new_scratch), batch)
             T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
         built = ib.get()
         built = tirx.PrimFunc([*built.params, *scratch_pointers], built.body, built.ret_type, attrs=built.attrs)
@@ -309,7 +312,8 @@ def _describe(graph: Graph, call: Call, storage: Mapping[str, str], memory: Any)
         results.append({**where, "dtype": DTYPES[graph[name].type.dtype],
                         "shape": [dims.as_json(d) for d in graph[name].type.shape]})
     layers = sorted({o.layer for o in unite(n.origins for n in nodes)})
-    return {"name": g.members[-1], "function": call.kernel, "ops": [n.op for n in nodes], "layers": layers,
+    return {"name": g.members[-1], "function": call.kernel, "members": g.nodes, "ops": [n.op for n in nodes],
+            "layers": layers,
             "macs": dims.as_json(macs), "flops": dims.as_json(flops), "bytes": dims.as_json(total), "results": results}
 
 

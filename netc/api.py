@@ -45,13 +45,13 @@ class Net:
         from compiler.artifact import input_entries
         return input_entries(self.graph)
 
-    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0):
+    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1):
         """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs)."""
         from compiler.artifact import build
         from runtime.format import Artifact
         names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
         names = [n for n in names if n != "run" or self.graph.outputs]
-        manifest, members = build(self.program, target, names=names, seed=seed, parameters=read_parameters(params))
+        manifest, members = build(self.program, target, names=names, seed=seed, parameters=read_parameters(params), batch=batch)
         return Artifact(manifest, members)
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0) -> Executable:

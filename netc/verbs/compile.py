@@ -18,8 +18,10 @@ from netc.options import PARAMS, SET, load_net, split_place
 @PARAMS
 @click.option("--train", "training", is_flag=True, help="Include the programs that train and evaluate.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
+@click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
+              help="The batch kernels are made for; the artifact runs any batch.")
 @SET
-def command(net: str, output: str | None, target: str, params: str | None, training: bool, seed: int,
+def command(net: str, output: str | None, target: str, params: str | None, training: bool, seed: int, batch: int,
             settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from runtime.format import write
@@ -27,7 +29,7 @@ def command(net: str, output: str | None, target: str, params: str | None, train
     if params is None and not training:
         click.echo("warning: no --params given: the artifact holds a seeded initialization, not trained weights", err=True)
     mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
-    artifact = loaded.build(mode, target, params, seed)
+    artifact = loaded.build(mode, target, params, seed, batch)
     path = Path(output or f"{Path(split_place(net)[0]).stem}.netb")
     write(path, artifact.manifest, artifact.members)
     size = path.stat().st_size

@@ -18,7 +18,7 @@ HOST = parse_cpu("cpu")
 def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = None, target=HOST) -> Executable:
     """The programs of `graphs` (primitives only) as one executable; parameters take `values`."""
     slots = lower.layout(list(graphs.values()))
-    lowering = lower.Lowering(lambda kernel: cpu.emit(kernel, target), slots)
+    lowering = lower.Lowering(lambda kernel, batch: cpu.emit(kernel, target, batch), slots)
     programs = {name: lowering.program(name, graph) for name, graph in graphs.items()}
     backend = CpuBackend("cpu")
     backend.cpu = target

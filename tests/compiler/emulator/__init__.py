@@ -21,7 +21,9 @@ def build(folder: Path, source: str, arch: str) -> dict[str, str]:
     _compile(*driver, "-o", str(folder / "libcuda.so.1"))
     kernels = folder / "kernels.cc"
     declaration = r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\((.*?)\);'
-    launches = [_launch(name, parameters) for name, parameters in re.findall(declaration, source)]
+    barriers = set(re.findall(r"__global__[^;{]*?(\w+)\([^()]*\) \{(?:(?!\n\}).)*__syncthreads", source, re.DOTALL))
+    launches = [_launch(name, parameters, "Run" if name in barriers else "RunApart")
+                for name, parameters in re.findall(declaration, source)]
     code = source[source.index('extern "C" __global__'):]
     kernels.write_text('#include "device.h"\n' + code + "\n".join(launches))
     _compile(str(kernels), f"-I{HERE}", "-o", str(folder / "kernels.so"))
@@ -29,12 +31,12 @@ def build(folder: Path, source: str, arch: str) -> dict[str, str]:
                          "EMULATED_ARCH": arch.removeprefix("sm_")}
 
 
-def _launch(name: str, parameters: str) -> str:
+def _launch(name: str, parameters: str, run: str) -> str:
     """A function that unpacks the driver's array of argument addresses and runs the grid."""
     types = [p.replace("__restrict__", "").rsplit(None, 1)[0] for p in parameters.split(",")]
     arguments = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
     return (f'extern "C" void emulate_{name}(const unsigned* grid, const unsigned* block, void** args) '
-            f"{{ emulator::Run(grid, block, [=] {{ {name}({arguments}); }}); }}")
+            f"{{ emulator::{run}(grid, block, [=] {{ {name}({arguments}); }}); }}")
 
 
 def _compile(*arguments: str) -> None:

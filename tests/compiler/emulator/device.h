@@ -15,6 +15,8 @@
 #define alignas(bytes) __attribute__((aligned(bytes)))
 #define CUDART_INF_F INFINITY
 #define CUDART_INF ((double)INFINITY)
+#define CUDART_NAN_F NAN
+#define CUDART_NAN ((double)NAN)
 using uint = unsigned;
 using uchar = unsigned char;
 using ushort = unsigned short;
@@ -48,6 +50,17 @@ struct Fiber {
 static ucontext_t scheduler;
 static Fiber* current;
 static std::function<void()> body;
+
+// Runs a kernel without barriers: one thread after the other.
+static void RunApart(const unsigned* grid, const unsigned* block, std::function<void()> kernel) {
+  gridDim = {grid[0], grid[1], grid[2]}, blockDim = {block[0], block[1], block[2]};
+  for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
+    for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+      for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x)
+        for (threadIdx.z = 0; threadIdx.z < blockDim.z; ++threadIdx.z)
+          for (threadIdx.y = 0; threadIdx.y < blockDim.y; ++threadIdx.y)
+            for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel();
+}
 
 static void Enter() {
   body();

@@ -156,7 +156,7 @@ CASES = [
     Case("normalize", (IMAGE,), {"mean": [0.1, 0.2, 0.3, 0.4], "std": [1, 2, 3, 0.5]}),
     Case("batch_norm", (IMAGE,)), Case("batch_norm", (ROW,), {"eps": 0.1}),
     Case("layer_norm", (ROW,)), Case("layer_norm", (IMAGE,), {"axes": (1, 2, 3)}), Case("layer_norm", (T((2, 3, 5)),)),
-    Case("lrn", (IMAGE,), {"alpha": 0.5}), Case("lrn", (T((2, 7, 3)),), {"size": 3, "alpha": 2.0, "beta": 0.6, "k": 2.0}),
+    Case("lrn", (IMAGE,), {"alpha": 0.5}), Case("lrn", (T((2, 7, 3, 2)),), {"size": 3, "alpha": 2.0, "beta": 0.6, "k": 2.0}),
     Case("dropout", (ROW,)),
 
     *(Case(op, (T((5, 4)), T((5,), dtype, high=4))) for op in ("cross_entropy", "nll", "hinge", "accuracy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad
+from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
@@ -14,6 +15,7 @@ TEMPLATES = {
     "conv": emit_conv,
     "conv_input_grad": emit_conv_input_grad,
     "conv_weight_grad": emit_conv_weight_grad,
+    "matmul": emit_matmul,
 }
 
 

@@ -16,20 +16,12 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, inside, loops, static
+from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, static
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
 MACS_PER_NS = 25     # of one core, to decide whether threads pay
 UNROLLED_TAPS = 8    # kernel columns up to which the innermost reduction is unrolled
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A register tile's vectors along a row: where each starts, and which of its lanes are stored (first, count)."""
-
-    starts: tuple[int, ...]
-    stored: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -196,35 +188,8 @@ class _Convolution:
         return fits[0] if fits else most
 
     def _pieces(self) -> list[tuple[Piece, int, int]]:
-        """The row cut into tiles: (piece, how often, by how much it moves)."""
-        lanes = self.cpu.lanes
-        vectors = ceildiv(self.width, lanes)
-        threes, twos = divmod(vectors, 3)
-        if twos == 1 and threes:
-            threes, rest = threes - 1, [2, 2]
-        else:
-            rest = [twos] if twos else []
-        whole = self.width // lanes
-        loops_of_three = min(threes, whole // 3)
-        out = []
-        if loops_of_three:
-            out.append((self._piece(0, 3), loops_of_three, 3 * lanes))
-        at = 3 * loops_of_three
-        for count in [3] * (threes - loops_of_three) + rest:
-            out.append((self._piece(at, count), 1, 0))
-            at += count
-        return out
-
-    def _piece(self, first: int, count: int) -> Piece:
-        lanes = self.cpu.lanes
-        starts, stored = [], []
-        for vector in range(first, first + count):
-            start, end = vector * lanes, min((vector + 1) * lanes, self.width)
-            # In place nothing may be read behind the row: the last vector starts earlier and stores its last lanes.
-            begin = self.width - lanes if self.direct and end - start < lanes else start
-            starts.append(begin)
-            stored.append((start - begin, end - start))
-        return Piece(tuple(starts), tuple(stored))
+        # In place nothing may be read behind the row.
+        return pieces(self.width, self.cpu.lanes, spare=not self.direct)
 
     def _positions(self, n: Any, slot: Any, group: Any, o: Any, m: int, outputs: int) -> None:
         """All positions of the output channels from `o` (of the group) on."""

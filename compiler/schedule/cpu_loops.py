@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -50,6 +51,48 @@ def inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
     first = max(0, ceildiv(-place, spread))
     last = min(size, ceildiv(extent - place, spread))
     return first, max(last - first, 0)
+
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A register tile's vectors along a row: where each starts, and which of its lanes are stored (first, count)."""
+
+    lanes: int
+    starts: tuple[int, ...]
+    stored: tuple[tuple[int, int], ...]
+
+
+def pieces(width: int, lanes: int, spare: bool) -> list[tuple[Piece, int, int]]:
+    """A row of `width` elements cut into tiles of three and two vectors: (piece, how often, by how much it moves).
+
+    A last vector that is not full reads behind the row if there is `spare` room, else it starts earlier and stores only
+    what is left; a row shorter than a vector without spare room is one short vector.
+    """
+    if width < lanes and not spare:
+        return [(Piece(width, (0,), ((0, width),)), 1, 0)]
+    vectors, whole = ceildiv(width, lanes), width // lanes
+    threes, rest = divmod(vectors, 3)
+    tail = [rest] if rest else []
+    if rest == 1 and threes:
+        threes, tail = threes - 1, [2, 2]
+    repeated = min(threes, whole // 3)
+
+    def piece(first: int, count: int) -> Piece:
+        starts, stored = [], []
+        for vector in range(first, first + count):
+            start, end = vector * lanes, min((vector + 1) * lanes, width)
+            begin = start if spare or end - start == lanes else width - lanes
+            starts.append(begin)
+            stored.append((start - begin, end - start))
+        return Piece(lanes, tuple(starts), tuple(stored))
+
+    out = [(piece(0, 3), repeated, 3 * lanes)] if repeated else []
+    at = 3 * repeated
+    for count in [3] * (threes - repeated) + tail:
+        out.append((piece(at, count), 1, 0))
+        at += count
+    return out
 
 
 @contextmanager

@@ -69,6 +69,9 @@ class Explainer:
         return self._wrong_start() or self._reserved() or self._unexpected()
 
     def _at(self, token: Token) -> Span:
+        """The place of a token; the end of a line is shown one column behind it."""
+        if token.type == "NEWLINE":
+            return Span(self.source, token.line, token.column, token.line, token.column + 1)
         return token_span(self.source, token)
 
     # --- a line that is no statement at all ----------------------------------------------------------------------
@@ -108,7 +111,8 @@ class Explainer:
     def _wrong_declaration(self) -> Diagnostic:
         start = self.start
         if start.type == "NAME":
-            if start.value in STATEMENTS or self.token.type in ("EQUAL", "COMMA", "COLON") and start.value not in TOP:
+            second = self.tokens[self.first + 1].type
+            if start.value in STATEMENTS or second in ("EQUAL", "COMMA", "COLON") and start.value not in TOP:
                 return Diagnostic("E0105", "this statement stands outside of a net or block", self._at(start),
                                   "put it between the `{ }` of a net or block; constants of a file are written `let k = 3`")
             guess = did_you_mean(start.value, TOP)
@@ -123,6 +127,11 @@ class Explainer:
     # --- a keyword where a name should stand ---------------------------------------------------------------------
 
     def _reserved(self) -> Diagnostic | None:
+        before = self.before
+        if self.token.type == "EQUAL" and before is not None and before.value in RESERVED and (
+                self.at == self.first + 1 or self.tokens[self.at - 2].type in ("LPAR", "LSQB", "COMMA")):
+            return Diagnostic("E0106", f"`{before.value}` is a reserved word, not a name", self._at(before),
+                              f"call it `{before.value}_`, for example")
         word = self.token.value
         if word not in RESERVED or "NAME" not in self.row:
             return None
@@ -135,11 +144,11 @@ class Explainer:
 
     def _unexpected(self) -> Diagnostic:
         token, before = self.token, self.before
-        span = self._at(token)
-        if token.type == "NEWLINE" or token.type == "RBRACE" and before is not None and token.line > before.end_line:
-            span = Span(self.source, token.line, token.column, token.line, token.column + 1)
         after = f" after {found(before)}" if before is not None and before.type not in ("NEWLINE", "BROKEN") else ""
-        return Diagnostic("E0101", f"expected {in_words(self.row)}{after}, found {found(token)}", span, self._hint())
+        wanted = in_words(self.row)
+        if self.at == self.first:
+            wanted = {"file": wanted, "body": "a statement", "section": "a setting"}[self.where]
+        return Diagnostic("E0101", f"expected {wanted}{after}, found {found(token)}", self._at(token), self._hint())
 
     def _hint(self) -> str | None:
         token, before, start, row = self.token, self.before, self.start, self.row
@@ -155,6 +164,14 @@ class Explainer:
             return "a value is given with `=`; `:` gives a type"
         if kind == "EQUAL" and start.type in ("IF",):
             return "to compare, write `==`"
+        if kind == "EQUAL" and row == {"LSQB"}:
+            return "a value has a tensor type, as in `x: f32[N, 10]`; a constant is written `let k = 3`"
+        if start.type == "LAYER" and self.at > self.first + 2:
+            return "a layer object is one call: `layer a = conv(64)`"
+        if start.type == "OUTPUT" and kind == "COMMA":
+            return "each output has a line of its own"
+        if kind == "DOT" and last == "NAME":
+            return "a name has one dot: the import, and what stands in it"
         if kind == "EQUAL" and "COLON" in row:
             return "a type is given with `:`, as in `x: f32[N, 10]`"
         if kind == "COMPARE" and "COMPARE" not in row and follows_value:
@@ -206,7 +223,8 @@ class Explainer:
         if before.type == "NUMBER":
             return f"to multiply, write `{before.value} * {token.value}`"
         if "ARROW" in row and token.type == "NAME" and not named:
-            return f"is a `->` missing before `{token.value}`?"
+            comma = "`,` or " if "COMMA" in row and self._in_brackets() else ""
+            return f"is a {comma}`->` missing before `{token.value}`?"
         if "COMMA" in row and self._in_brackets():
             return f"is a `,` missing before {found(token)}?"
         return None

@@ -329,7 +329,8 @@ class _Filter:
             return False
         if self._declares(token, following):
             return True
-        keyword = token.type == "NAME" and token.value in STATEMENTS and following is not None and following.type == "NAME"
+        keyword = token.type == "NAME" and token.value in STATEMENTS and following is not None and \
+            following.type == "NAME" and following.value not in RESERVED
         return keyword or token.type == "IF" or \
             token.type in VALUE_STARTS and bool(self.out) and self.out[-1].type in VALUE_ENDS
 

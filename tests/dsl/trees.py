@@ -51,13 +51,14 @@ def _compound(values):
     )
 
 
-expressions = st.recursive(atoms, _compound, max_leaves=10)
+_all_expressions = st.recursive(atoms, _compound, max_leaves=10)
+expressions = st.deferred(lambda: _all_expressions)  # deferred: its repr in a failure stays short
 
 whole_numbers = st.builds(t.Number, st.just(NOWHERE), st.integers(0, 300))
 type_dims = st.recursive(st.one_of(whole_numbers, references), lambda inner: st.one_of(
     st.builds(t.Unary, st.just(NOWHERE), st.just("-"), inner),
     st.builds(t.Binary, st.just(NOWHERE), st.sampled_from(["+", "-", "*", "/", "//", "%"]), inner, inner)), max_leaves=4)
-tensor_types = st.builds(t.TensorSpec, st.just(NOWHERE), names, st.lists(type_dims, max_size=3).map(tuple))
+tensor_types = st.builds(t.TensorSpec, st.just(NOWHERE), names, st.lists(st.deferred(lambda: type_dims), max_size=3).map(tuple))
 types = st.one_of(tensor_types, st.builds(t.TypeName, st.just(NOWHERE), names))
 
 targets = st.lists(st.builds(t.Target, st.just(NOWHERE), names, st.one_of(st.none(), tensor_types)), min_size=1, max_size=3).map(tuple)
@@ -72,8 +73,9 @@ simple_statements = st.one_of(
     st.builds(t.Loss, st.just(NOWHERE), expressions, maybe_name),
     st.builds(t.Metric, st.just(NOWHERE), expressions, maybe_name),
 )
-statements = st.recursive(simple_statements, lambda inner: st.builds(
+_all_statements = st.recursive(simple_statements, lambda inner: st.builds(
     t.If, st.just(NOWHERE), expressions, st.lists(inner, max_size=2).map(tuple), st.lists(inner, max_size=2).map(tuple)), max_leaves=4)
+statements = st.deferred(lambda: _all_statements)
 bodies = st.lists(statements, max_size=3).map(tuple)
 
 parameters = st.lists(st.builds(t.Parameter, st.just(NOWHERE), names, st.one_of(st.none(), types), maybe_expression).filter(

@@ -48,7 +48,7 @@ class CudaBackend:
 
     def emit(self, kernel: Any, batch: int) -> None:
         from compiler.schedule import cuda
-        cuda.emit(kernel)
+        cuda.emit(kernel, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         from compiler import cuda

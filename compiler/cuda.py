@@ -236,7 +236,8 @@ class Nvrtc:
         status = getattr(self._library, function)(*arguments)
         if status:
             self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
-            raise NetcError("E0710", f"{function} failed: {self._library.nvrtcGetErrorString(status).decode()}", INSTALL)
+            reason = self._library.nvrtcGetErrorString(status).decode()
+            raise NetcError("E0710", f"{function} failed: {reason}", INSTALL)
 
 
 def _refused(compiler: str, arch: str, source: str, log: str, layers: Mapping[str, str]) -> NetcError:

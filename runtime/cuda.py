@@ -125,8 +125,8 @@ def module_stream(cubin: bytes, functions: Mapping[str, Mapping[str, Sequence[st
 class Gpu:
     """The functions of a CUDA artifact by symbol, called as those of a CPU artifact are: with tensors in host memory.
 
-    Host memory stays the truth: a call mirrors it on the GPU and copies back what the program writes. The arena is copied
-    only for calls of a part of the kernels, whose results somebody wants to look at.
+    Host memory stays the truth: a call mirrors it on the GPU and copies back what the program writes. The arena is
+    copied only for calls of a part of the kernels, whose results somebody wants to look at.
     """
 
     def __init__(self, host: tvm_ffi.Module, members: Mapping[str, bytes], programs: Mapping[str, Any], index: int = 0):

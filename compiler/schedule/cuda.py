@@ -18,19 +18,19 @@ from compiler.schedule.kernel import Kernel
 
 THREADS = 256
 
-# What a symbolic dimension counts for where a choice needs a number; the choice changes speed, never results.
-ASSUMED_BATCH = 64
 # A block per output pays when there are too few outputs to fill a GPU with threads, and each has work for a block.
 FEW_OUTPUTS = 4096
 
 
-def emit(kernel: Kernel) -> None:
+def emit(kernel: Kernel, batch: int) -> None:
     """Emit `kernel` into the current function of the IR builder, as a grid that covers `kernel.shape`.
 
+    batch: what a symbolic extent counts for where a choice needs a number; it changes speed and rounding only.
     The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
     element = _compute(kernel, [_index(0) for _ in kernel.shape])
-    if isinstance(element, Reduce) and _assumed(kernel.shape) <= FEW_OUTPUTS and _assumed(element.extents) >= THREADS:
+    long = isinstance(element, Reduce) and _assumed(element.extents, batch) >= THREADS
+    if long and _assumed(kernel.shape, batch) <= FEW_OUTPUTS:
         _emit_block_per_output(kernel)
     else:
         _emit_thread_per_output(kernel)
@@ -159,11 +159,11 @@ def _product(extents: Sequence[Expr | int]) -> Expr:
     return prod((_index(extent) for extent in extents), start=_index(1))
 
 
-def _assumed(extents: Sequence[Expr | int]) -> int:
-    """The product of the extents with ASSUMED_BATCH for each symbolic variable."""
+def _assumed(extents: Sequence[Expr | int], batch: int) -> int:
+    """The product of the extents with `batch` for each symbolic variable."""
     size, analyzer = _product(extents), Analyzer()
     for symbol in tirx.analysis.undefined_vars(size):
-        analyzer.bind(symbol, _index(ASSUMED_BATCH))
+        analyzer.bind(symbol, _index(batch))
     return int(analyzer.simplify(size))
 
 

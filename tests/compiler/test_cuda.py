@@ -67,7 +67,7 @@ def built():
     compiler_or_skip()
     graph = program()
     lowering = lower.Lowering(emit, lower.layout([graph]))
-    entry = lowering.program("run", graph)
+    entry = lowering.program("run", graph, batch=64)
     return entry, lowering.slots, cuda.build(lowering.module, ["sm_80", "sm_90"])
 
 
@@ -241,3 +241,13 @@ def test_a_machine_without_gpu_says_so_in_one_line(monkeypatch):
         loading.gpu_arch(["sm_80", "sm_90"])
     assert caught.value.code == "E0720" and "\n" not in caught.value.message
     assert "sm_80, sm_90" in caught.value.message and "no NVIDIA GPU" in caught.value.message
+
+
+def test_a_missing_runtime_library_says_how_to_install_it(monkeypatch):
+    def missing(name, *_):
+        raise OSError(name)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(NetcError) as caught:
+        loading.load_runtime()
+    assert caught.value.code == "E0722" and "libcudart.so.13" in caught.value.message

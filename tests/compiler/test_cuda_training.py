@@ -48,7 +48,8 @@ def train(path: str, results: str) -> None:
     """Two steps, then evaluation and deployment, of the artifact at `path`; all outputs and parameters to `results`."""
     exe = Executable(read(path))
     rng = np.random.default_rng(0)
-    feeds = {"image": rng.integers(0, 256, (7, 2, 6, 6)).astype(np.uint8), "kind": rng.integers(0, 5, 7).astype(np.int32)}
+    feeds = {"image": rng.integers(0, 256, (7, 2, 6, 6)).astype(np.uint8),
+             "kind": rng.integers(0, 5, 7).astype(np.int32)}
     out = {}
     for call, program in enumerate(("step", "step", "evaluate", "run")):
         given = {"seed": np.uint32(call), "step": np.float32(call + 1), "lr": np.float32(0.01), **feeds}

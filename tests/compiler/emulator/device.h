@@ -76,7 +76,8 @@ static void Run(const unsigned* grid, const unsigned* block, std::function<void(
   fibers.resize(block[0] * block[1] * block[2]);
   for (unsigned b = 0; b < grid[0] * grid[1] * grid[2]; ++b) {
     blockIdx = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
-    if (__start_emulated_shared) memset(__start_emulated_shared, 0xff, __stop_emulated_shared - __start_emulated_shared);
+    if (__start_emulated_shared)
+      memset(__start_emulated_shared, 0xff, __stop_emulated_shared - __start_emulated_shared);
     for (unsigned t = 0; t < fibers.size(); ++t) {
       Fiber& fiber = fibers[t];
       fiber.index = {t % block[0], t / block[0] % block[1], t / block[0] / block[1]};

@@ -73,7 +73,9 @@ int cudaGetDeviceCount(int* count) { return *count = 1, 0; }
 int cudaGetDevice(int* device) { return *device = 0, 0; }
 int cudaSetDevice(int device) { return device ? kInvalidValue : 0; }
 int cudaMemGetInfo(size_t* available, size_t* total) { return *available = *total = Memory(), 0; }
-int cudaMalloc(void** data, size_t size) { return size > Memory() ? kOutOfMemory : posix_memalign(data, 256, size + 1); }
+int cudaMalloc(void** data, size_t size) {
+  return size > Memory() ? kOutOfMemory : posix_memalign(data, 256, size + 1);
+}
 int cudaFree(void* data) { return free(data), 0; }
 int cudaMemcpyAsync(void* to, const void* from, size_t size, int, void*) { return memcpy(to, from, size), 0; }
 int cudaStreamSynchronize(void*) { return 0; }

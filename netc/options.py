@@ -39,36 +39,28 @@ def load_net(place: str, settings: tuple[str, ...] = (), **choices: Any):
     return netc.load(path, settings=parse_settings(settings), **({"net": name} if name else {}), **choices)
 
 
-def read_array(path: str, entry: dict[str, Any] | None = None):
-    """An input from a file: .npy, .npz (one array), or an image fitted to the input's [C, H, W].
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
-    Raises NetcError E0615 (unreadable) and E0616 (an image for an input that is none).
+
+def read_array(path: str, entry: dict[str, Any] | None = None):
+    """An input from a file: .npy, .npz (its first array), or an image fitted to the input's [C, H, W].
+
+    Raises NetcError E0615 (unreadable) and what `runtime.data.read_images` raises.
     """
     import os
 
     import numpy as np
     if not os.path.isfile(path):
         raise NetcError("E0615", f"there is no file {path}")
+    if path.lower().endswith(IMAGES) and entry is not None:
+        from pathlib import Path
+
+        from runtime.data.config import Field
+        from runtime.data.read_images import read_image
+        return read_image(Path(path), Field.from_manifest(entry))[None]
     try:
-        if path.endswith((".npy", ".npz")):
-            loaded = np.load(path, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-        if path.lower().endswith((".png", ".jpg", ".jpeg", ".bmp", ".gif")):
-            return _read_image(path, entry)
-    except (ValueError, OSError, IndexError) as problem:
-        raise NetcError("E0615", f"cannot read {path}: {problem}", "give a .npy, .npz, .png or .jpg file") from problem
-    raise NetcError("E0615", f"cannot read {path}: its kind is not known", "give a .npy, .npz, .png or .jpg file")
-
-
-def _read_image(path: str, entry: dict[str, Any] | None):
-    import numpy as np
-    from PIL import Image
-    shape = entry["shape"] if entry else []
-    if len(shape) != 4 or shape[1] not in (1, 3) or not all(isinstance(s, int) for s in shape[1:]):
-        raise NetcError("E0616", f"{path} is an image, the input `{entry['name'] if entry else '?'}` has shape {shape}",
-                        "images fit inputs of shape [N, 1 or 3, height, width]; give an array as .npy")
-    with Image.open(path) as image:
-        picture = image.convert("L" if shape[1] == 1 else "RGB").resize((shape[3], shape[2]), Image.Resampling.BILINEAR)
-    array = np.asarray(picture)
-    array = array[None, None] if array.ndim == 2 else array.transpose(2, 0, 1)[None]
-    return np.ascontiguousarray(array).astype(entry["dtype"])
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+    except (ValueError, OSError, EOFError, IndexError) as problem:
+        what = problem.strerror if isinstance(problem, OSError) and problem.strerror else "it holds no array of numbers"
+        raise NetcError("E0615", f"cannot read {path}: {what}", "give a .npy, .npz, .png or .jpg file") from problem

@@ -9,7 +9,6 @@ import ctypes
 import importlib.util
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,10 +200,8 @@ def _load(artifact: format.Artifact) -> Any:
             raise NetcError("E0606", "the TVM runtime library is not installed", "pip install apache-tvm")
         library = Path(spec.origin).parent / "lib" / "libtvm_runtime.so"
         _RUNTIME = ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    with tempfile.NamedTemporaryFile(suffix=".o") as stream:
-        stream.write(artifact.members["host.o"])
-        stream.flush()
-        host = tvm_ffi_orcjit.default_session().load_module(stream.name)
+    # Kernels are plain C: naming no C++ compiler spares the process that would be started to find its runtime library.
+    host = tvm_ffi_orcjit.default_session().load_module(artifact.members["host.o"], cxx=os.devnull)
     if "kernels.json" not in artifact.members:
         return host
     from runtime.cuda import Gpu

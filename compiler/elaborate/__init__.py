@@ -110,8 +110,7 @@ class Loader:
         try:
             section = self.chosen_train(net, train)
             unit, part = self.chosen_net(net if section is None or train is not None else None, section)
-            if self.complete:
-                elaborated = elaborate_net(self.report, unit, part, settings)
+            elaborated = elaborate_net(self.report, unit, part, settings)
         except Failed:
             elaborated = None
         self.names()
@@ -129,29 +128,28 @@ class Loader:
         if self.unit is None:
             return
         self.sections()
-        if self.complete:
+        if self.unit.complete:
             known = {name for net in self.unit.nets.values() for name in settable(net)}
             for name in settings:
                 if name not in known:
                     self.report.error("E0420", f"no net of `{self.unit.name}` has a parameter `{name}`", None, did_you_mean(name, known))
-            for net in self.unit.nets.values():
-                own = {name: text for name, text in settings.items() if name in settable(net)}
-                if any(p.default is None and p.name not in own for p in net.parameters):
-                    continue  # only a caller can give the missing value; its names are checked all the same
-                elaborated = elaborate_net(self.report, self.unit, net, own)
-                if elaborated is not None:
-                    self.check_sections(net, elaborated)
+        for net in self.unit.nets.values():
+            own = {name: text for name, text in settings.items() if name in settable(net)}
+            if any(p.default is None and p.name not in own for p in net.parameters):
+                continue  # only a caller can give the missing value; its names are checked all the same
+            elaborated = elaborate_net(self.report, self.unit, net, own)
+            if elaborated is not None:
+                self.check_sections(net, elaborated)
         self.names()
 
     # --- choosing ------------------------------------------------------------------------------------------------
 
     def sections(self) -> None:
         """Reads all sections of the file: a mistake in one is an error whichever is chosen."""
-        if self.unit.complete:
-            for name, part in self.unit.train.items():
-                self.trains[name] = read_train(self.report, self.unit, part)
-            for part in self.unit.data.values():
-                self.data_config(self.unit, part)
+        for name, part in self.unit.train.items():
+            self.trains[name] = read_train(self.report, self.unit, part)
+        for part in self.unit.data.values():
+            self.data_config(self.unit, part)
 
     def data_config(self, unit: Unit, part: tree.Section) -> dict[str, Any] | None:
         if id(part) not in self.datas:

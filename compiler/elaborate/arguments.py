@@ -53,6 +53,7 @@ class Binder:
         self.open: set[str] = set()  # `tensors` parameters that still take positional tensors
         self.filled: set[str] = set()
         self.failed = False
+        self.misplaced = False  # something else stands where a tensor belongs: what is missing is not clear
 
     def bind(self, arguments: Sequence[tree.Argument], span: Span, piped: Sequence[Tensor] = (), partial: bool = False,
              before: dict[str, Bound] | None = None) -> dict[str, Bound]:
@@ -78,7 +79,8 @@ class Binder:
             else:
                 self._try(lambda: self._positional(item, span, partial))
         for arg in self.callee.parameters:
-            if arg.required and arg.name not in self.filled and not (partial and arg.kind in TENSORS):
+            missing = arg.required and arg.name not in self.filled and not self.misplaced
+            if missing and not (partial and arg.kind in TENSORS):
                 self._try(lambda: self._missing(arg, span))
         if self.failed:
             raise Failed
@@ -175,6 +177,7 @@ class Binder:
         value = self.evaluator.value(part)
         if isinstance(value, Tensor):
             return value
+        self.misplaced = True
         hint = f"pipe a tensor into it: `x -> {self.callee.name}(…)`"
         if isinstance(value, Results):
             hint = f"give its results names first: `{', '.join('abcdefgh'[:len(value.tensors)])} = …`"

@@ -177,7 +177,21 @@ class Body(Evaluator):
         self.fail("E0422", "several values in ( ) stand only at the head of a pipe", part.span, "write `(a, b) -> f`")
 
     def pipe(self, part: tree.Pipe) -> Any:
-        parts = part.head.items if isinstance(part.head, tree.Tuple) else (part.head,)
+        try:
+            tensors = self.pipe_head(part.head)
+        except Failed:
+            self.check_stages(part.stages)
+            raise
+        for number, stage in enumerate(part.stages):
+            try:
+                tensors = self.stage(stage, tensors)
+            except Failed:
+                self.check_stages(part.stages[number + 1:])
+                raise
+        return tensors[0] if len(tensors) == 1 else Results("the pipe", tuple(tensors))
+
+    def pipe_head(self, head: tree.Expression) -> list[Tensor]:
+        parts = head.items if isinstance(head, tree.Tuple) else (head,)
         values = self.all([lambda p=p: self.value(p) for p in parts])
         tensors: list[Tensor] = []
         for value, p in zip(values, parts):
@@ -185,12 +199,26 @@ class Body(Evaluator):
                 self.fail("E0423", f"a pipe carries tensors, got {describe(value)}", p.span,
                           "write `(a, b) -> f` for several tensors" if isinstance(value, Listed) else None)
             tensors += value.tensors if isinstance(value, Results) else [value]
-        for stage in part.stages:
-            count = 1 if stage.repeat is None else self.repetitions(stage.repeat)
-            for repetition in range(count):
-                value = self.call(stage.call, tensors, repetition)
-                tensors = list(value.tensors) if isinstance(value, Results) else [value]
-        return tensors[0] if len(tensors) == 1 else Results("the pipe", tuple(tensors))
+        return tensors
+
+    def stage(self, stage: tree.Stage, tensors: list[Tensor]) -> list[Tensor]:
+        count = 1 if stage.repeat is None else self.repetitions(stage.repeat)
+        for repetition in range(count):
+            value = self.call(stage.call, tensors, repetition)
+            tensors = list(value.tensors) if isinstance(value, Results) else [value]
+        return tensors
+
+    def check_stages(self, stages: Sequence[tree.Stage]) -> None:
+        """The arguments of stages that no tensor reaches: what comes before them went wrong."""
+        for stage in stages:
+            try:
+                target = self.resolve(stage.call.callee)
+                before = target.arguments if isinstance(target, LayerObject) else {}
+                callee = self.signature(target.callee if isinstance(target, LayerObject) else target)
+                binder = Binder(self, callee, self.is_tensor)
+                binder.bind(stage.call.arguments, stage.call.span, partial=True, before=before)
+            except Failed:
+                continue
 
     def binary(self, part: tree.Binary, left: Any, right: Any) -> Any:
         if not isinstance(left, Tensor) and not isinstance(right, Tensor):
@@ -401,9 +429,12 @@ def declared_parameters(evaluator: Evaluator, parameters: Sequence[tree.Paramete
                                    f"write `{name}[N, …]` or `tensor`" if name in DTYPES and tensors
                                    else did_you_mean(name, kinds) or f"the types are {', '.join(kinds)}")
             case None:
-                kind = kind_of(evaluator.value(part.default)) if part.default is not None else None
+                if part.default is None:
+                    raise Failed  # the parser has said that it needs one of the two
+                kind = kind_of(evaluator.value(part.default))
                 if kind is None:
-                    evaluator.fail("E0205", f"the parameter `{part.name}` needs a type", part.span, f"write `{part.name}: int`")
+                    evaluator.fail("E0205", f"the parameter `{part.name}` needs a type", part.span,
+                                   f"write `{part.name}: int = …`")
         if kind in TENSORS and part.default is not None:
             evaluator.fail("E0205", f"the tensor `{part.name}` cannot have a default", part.default.span)
         return Arg(part.name, kind, part.default, required=part.default is None)

@@ -61,6 +61,8 @@ class Library:
                     complete=not diagnostics)
         key = name if key is None else key
         self.units[key] = unit
+        if diagnostics:
+            self.report.incomplete.add(name)
         self._open.append((key, name))
         declare(unit, self)
         self._open.pop()

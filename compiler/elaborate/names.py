@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from compiler.elaborate.body import bound_names, unknown_callee
 from compiler.elaborate.expressions import WORDS, words_of
-from compiler.elaborate.files import Unit, is_op, op_names
+from compiler.elaborate.files import Unit, is_op
 from compiler.elaborate.report import Failed, Report
+from compiler.elaborate.scope import shadowed
 from compiler.initialize import INITIALIZERS
 from compiler.ops import REGISTRY
 from dsl import tree
@@ -22,7 +23,9 @@ ALL_WORDS = {word for kind in WORDS for word in words_of(kind)}
 def check_names(report: Report, unit: Unit) -> None:
     """Reports unknown ops, blocks, argument names and values of all bodies of a file, where nothing was said yet."""
     for part in (*unit.blocks.values(), *unit.nets.values()):
-        Checker(report, unit, part).statements(part.body)
+        checker = Checker(report, unit, part)
+        checker.shadowing(part)
+        checker.statements(part.body)
 
 
 class Checker:
@@ -38,6 +41,16 @@ class Checker:
         for type in types:
             if isinstance(type, tree.TensorSpec):
                 self.known |= {dim.text for dim in type.dims if isinstance(dim, tree.Name)}
+
+    def shadowing(self, part: tree.Block | tree.Net) -> None:
+        """Names of the body that a `let` of the file has taken."""
+        for item in (*part.parameters, *flat(part.body)):
+            targets = item.targets if isinstance(item, tree.Binding) else () if isinstance(item, tree.If) else (item,)
+            for target in targets:
+                earlier = self.unit.scope.find(getattr(target, "name", None) or "")
+                loose = isinstance(target, (tree.Loss, tree.Metric)) or isinstance(target, tree.Output) and target.value is None
+                if earlier is not None and not loose and not self.report.has(target.span):
+                    shadowed(self.report, target.name, target.span, earlier)
 
     def statements(self, body: tuple[tree.Statement, ...]) -> None:
         for statement in flat(body):
@@ -69,7 +82,7 @@ class Checker:
                 self.expression(part.right, frozenset())
 
     def name(self, part: tree.Name, words: frozenset[str]) -> None:
-        if not self.unit.complete or len(part.parts) > 1 or part.text in self.known or part.text in words:
+        if len(part.parts) > 1 or part.text in self.known or part.text in words:
             return
         if not self.report.has(part.span):
             self.report.error("E0201", f"there is no `{part.text}` here", part.span,
@@ -104,7 +117,7 @@ class Checker:
         return other.blocks.get(callee.parts[1]) if other is not None else None
 
     def unknown(self, callee: tree.Name) -> None:
-        if self.report.has(callee.span) or not self.unit.complete and did_you_mean(callee.text, op_names()) is None:
+        if self.report.has(callee.span):
             return
         try:
             self.report.error(*unknown_callee(self.unit, self.report, callee, self.unit.scope))

@@ -12,18 +12,37 @@ class Failed(Exception):
     """The part at hand has no value, and the reason was reported already: whoever catches this stays silent."""
 
 
+# Errors that a statement lost to a syntax error may cause elsewhere in its file: something is not there.
+FOLLOWING = {"E0201", "E0203", "E0206", "E0208", "E0209", "E0521", "E0523", "E0524", "E0526"}
+
+
+def follows(diagnostic: Diagnostic) -> bool:
+    """Whether an error may come from a statement that was lost. A word close to an op's name is its own mistake."""
+    misspelt = diagnostic.code == "E0203" and diagnostic.hint is not None and diagnostic.hint.startswith("did you mean")
+    return diagnostic.code in FOLLOWING and not misspelt
+
+
 class Report:
-    """Collects diagnostics. One place says one thing of a kind once, however often a block is instantiated."""
+    """Collects diagnostics. One place says one thing of a kind once, however often a block is instantiated.
+
+    incomplete: names of the files with syntax errors, which are elaborated as far as they could be read.
+    """
 
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
+        self.incomplete: set[str] = set()
         self._seen: set[tuple[str, str]] = set()
+        self._syntax: set[str] = set()  # places that the parser has spoken about
 
     def add(self, diagnostic: Diagnostic) -> None:
         if diagnostic.span is not None:
-            key = (diagnostic.code, diagnostic.span.place)
-            if key in self._seen:
+            if diagnostic.span.source.name in self.incomplete and follows(diagnostic):
                 return
+            key = (diagnostic.code, diagnostic.span.place)
+            if key in self._seen or diagnostic.span.place in self._syntax:
+                return
+            if diagnostic.code.startswith("E01"):
+                self._syntax.add(diagnostic.span.place)
             self._seen.add(key)
         self.diagnostics.append(diagnostic)
 

@@ -17,6 +17,11 @@ class Entry:
     span: Span
 
 
+def shadowed(report: Report, name: str, span: Span, earlier: Entry) -> None:
+    report.error("E0202", f"`{name}` has a value already", span, "choose another name: nothing is shadowed",
+                 [Note(f"`{name}` was given", earlier.span)])
+
+
 class Scope:
     """Names → values of a file (its `let`s), or of one instance of a block or net inside it."""
 
@@ -30,13 +35,11 @@ class Scope:
         return self.entries.get(name) or (self.parent.find(name) if self.parent else None)
 
     def bind(self, name: str, value: Any, span: Span) -> None:
-        """Gives a name its value. A name that has one already is error E0202 and keeps it."""
+        """Gives a name its value. A name that has one already is error E0202."""
         earlier = self.find(name)
         if earlier is not None:
-            self.report.error("E0202", f"`{name}` has a value already", span, "choose another name: nothing is shadowed",
-                              [Note(f"`{name}` was given", earlier.span)])
-            return
-        self.entries[name] = Entry(value, span)
+            shadowed(self.report, name, span, earlier)
+        self.entries.setdefault(name, Entry(value, span))
 
     def poison(self, name: str, span: Span) -> None:
         """The name exists, its value does not; nothing that uses it is reported."""

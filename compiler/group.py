@@ -51,14 +51,15 @@ def view_root(graph: Graph, name: str) -> str:
 def group(graph: Graph) -> list[Group]:
     """The kernels of a graph of primitives, in an order in which they can run; updates of parameters come last."""
     order = [n for n in graph.sorted() if not is_leaf(n) and not is_view(n)]
-    position = {name: i for i, name in enumerate(n.name for n in graph.sorted())}
     before = _before_updates(graph)
     home: dict[str, Group] = {}
     groups: list[Group] = []
+    rank: dict[int, int] = {}
     for node in order:
-        host = _host(graph, node, home, position, before)
+        host = _host(graph, node, home, rank, before)
         if host is None:
             host = Group(node.name, [], update=node.name not in before)
+            rank[id(host)] = len(groups)
             groups.append(host)
         host.members.append(node.name)
         home[node.name] = host
@@ -74,35 +75,16 @@ def _before_updates(graph: Graph) -> set[str]:
     return set(seeds).union(*(nx.ancestors(graph.nx, seed) for seed in set(seeds)))
 
 
-def _host(graph: Graph, node: Node, home: dict, position: dict, before: set) -> Group | None:
-    """The group whose tail `node` can join: that of its latest operand of the same shape, if nothing else that it reads
-    depends on that group (the kernel would wait for itself)."""
+def _host(graph: Graph, node: Node, home: dict[str, Group], rank: dict[int, int], before: set[str]) -> Group | None:
+    """The group whose tail `node` can join: one that makes an operand of the same shape, unless another operand comes from
+    a later group. So no group ever reads a later one, and kernels cannot wait for each other."""
     if not REGISTRY[node.op].pointwise:
         return None
-    hosts = [i for i in node.inputs if i in home and graph[i].type.shape == node.type.shape]
-    if not hosts:
-        return None
-    latest = max(hosts, key=position.__getitem__)
-    host = home[latest]
-    if (latest in before) != (node.name in before):
-        return None
-    inside = set(host.members)
-    first = min(position[m] for m in inside)
-    others = [i for i in node.inputs if i not in inside and position[i] > first]
-    return None if any(_depends(graph, i, inside, position, first) for i in others) else host
-
-
-def _depends(graph: Graph, name: str, on: set[str], position: dict, first: int) -> bool:
-    """Whether `name` depends on a node of `on`, none of which stands before position `first`."""
-    stack, seen = [name], set()
-    while stack:
-        current = stack.pop()
-        if current in on:
-            return True
-        if current not in seen and position[current] > first:
-            seen.add(current)
-            stack += graph[current].inputs
-    return False
+    hosts = [home[i] for i in node.inputs if i in home and graph[i].type.shape == node.type.shape
+             and (i in before) == (node.name in before)]
+    roots = [view_root(graph, i) for i in node.inputs]
+    latest = max((rank[id(home[r])] for r in roots if r in home), default=-1)
+    return next((host for host in hosts if rank[id(host)] == latest), None)
 
 
 def _results(graph: Graph, g: Group) -> list[str]:

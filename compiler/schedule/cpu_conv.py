@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, static
+from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -182,9 +182,9 @@ class _Convolution:
 
     def _channels_per_tile(self, outputs: int) -> int:
         """Output channels that share the reads of a tile; the largest that divides, if it is not too small."""
-        pieces = max(len(piece.starts) for piece, _, _ in self._pieces())
-        most = min((self.cpu.registers - 1 - pieces) // pieces, outputs)
-        fits = [m for m in range(most, 0, -1) if outputs % m == 0 and m * pieces >= 8]
+        vectors = max(len(piece.starts) for piece, _, _ in self._pieces())
+        most = min(rows_per_tile(self.cpu, vectors), outputs)
+        fits = [m for m in range(most, 0, -1) if outputs % m == 0 and m * vectors >= 8]
         return fits[0] if fits else most
 
     def _pieces(self) -> list[tuple[Piece, int, int]]:

@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_conv import MACS_PER_NS, applies, known, plane
-from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, fused, i64, inside, loops
+from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, fused, i64, inside, loops, rows_per_tile
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -50,7 +50,7 @@ class _WeightGrad:
         self.vectors = min((3, 2, 1), key=lambda n: (ceildiv(vectors, n) * n, -n)) if vectors > 1 else 1
         self.width = self.vectors * cpu.lanes
         self.panels = ceildiv(self.outputs, self.width)
-        self.m = min((cpu.registers - 1 - self.vectors) // self.vectors, self.rows, 16 // self.vectors)
+        self.m = min(rows_per_tile(cpu, self.vectors), self.rows)
         self.padded_size = tuple((o - 1) * s + (k - 1) * d + 1
                                  for o, s, k, d in zip(self.out, self.stride, self.size, self.dilation))
         fits = all(0 <= size - reach for size, reach in zip(self.source, self.padded_size)) and self.place == (0, 0)

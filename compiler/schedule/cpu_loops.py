@@ -14,6 +14,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
+from compiler.target import Cpu
+
 # Below this many nanoseconds of estimated work, waking the other threads costs more than they save.
 PARALLEL_NS = 8000
 
@@ -52,6 +54,14 @@ def inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
     last = min(size, ceildiv(extent - place, spread))
     return first, max(last - first, 0)
 
+
+
+def rows_per_tile(cpu: Cpu, vectors: int) -> int:
+    """How many rows a register tile of so many vectors may have: rows·vectors sums, the vectors, and one broadcast.
+
+    A buffer of sums must stay under 1 KiB: only then TVM keeps it on the stack and LLVM in registers.
+    """
+    return max(1, min((cpu.registers - 1 - vectors) // vectors, 1023 // (4 * cpu.lanes)))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, loops, pieces, static
+from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, loops, pieces, rows_per_tile, static
 from compiler.schedule.cpu_loops import known as product_of
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
@@ -84,7 +84,7 @@ class _Broadcast(_Product):
 
     def _columns(self, piece: Piece, column: Any) -> None:
         vectors = len(piece.starts)
-        size = max(1, min((self.cpu.registers - 1 - vectors) // vectors, 8))
+        size = min(rows_per_tile(self.cpu, vectors), 8)
         self._row_tiles(size, lambda row, count: self._tile(row, count, piece, column))
 
     def _tile(self, row: Any, m: int, piece: Piece, column: Any) -> None:

@@ -1,8 +1,11 @@
-"""Compiles one kernel for this machine with a symbolic batch, and runs it between guard bands."""
+"""Compiles one kernel with a symbolic batch, and runs it between guard bands."""
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,9 +46,10 @@ class Case:
 
 
 class Compiled:
-    """`run(arrays)` gives the result; `source(kind)` the LLVM text or the assembly."""
+    """`run(arrays, n)` gives the result, `source("ll" | "asm")` the code."""
 
-    def __init__(self, case: Case, cpu: Cpu = HOST, batch: int = 1, symbol: str = "kernel_under_test"):
+    def __init__(self, case: Case, cpu: Cpu = HOST, batch: int = 1):
+        symbol = "kernel_under_test"
         self.case, self.scratch_bytes = case, 0
         op, attrs = REGISTRY[case.op], namespace(case.attrs)
         self.out = op.infer(attrs, *case.types)
@@ -108,7 +112,6 @@ class Compiled:
         module["main"] = outer.get().with_attr("global_symbol", symbol)
         self.executable = tvm.compile(module, tvm.target.Target(cpu.llvm))
         self.symbol = symbol
-        self.loaded = None
 
     def source(self, kind: str) -> str:
         return self.executable.mod.inspect_source(kind)
@@ -128,20 +131,46 @@ class Compiled:
         arena.view("uint8")[:] = 0xFF  # scratch that is read before it is written shows as NaN
         return [*args, result, tvm.runtime.tensor(arena), n], out_shape
 
-    def function(self, path):
-        if self.loaded is None:
+    @functools.cached_property
+    def function(self):
+        """The compiled function, loaded."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.o"
             self.executable.mod.write_to_file(str(path))
-            self.loaded = tvm_ffi_orcjit.ExecutionSession().load_module(str(path))
-        return self.loaded.get_function(self.symbol)
+            self.module = tvm_ffi_orcjit.default_session().load_module(str(path))
+        return self.module.get_function(self.symbol)
 
-    def run(self, path, arrays, n: int = 1) -> np.ndarray:
+    def reference(self, arrays) -> np.ndarray:
+        """What the op means, in f64 where the operands are floating-point."""
+        wide = [a.astype("float64") if np.issubdtype(a.dtype, np.floating) else a for a in map(np.asarray, arrays)]
+        return REGISTRY[self.case.op].numpy(namespace(self.case.attrs), *wide)
+
+    def run(self, arrays, n: int = 1) -> np.ndarray:
+        """The result for a batch of n. Fails if anything outside of it, or behind the scratch, was written."""
         args, shape = self.prepare(arrays, n)
-        self.function(path)(*args)
+        self.function(*args)
         got = args[-3].numpy()
         for side in (got[:GUARD], got[-GUARD:]):
             assert (side.view("uint8") == 0xA5).all(), "a write outside of the result"
         assert (args[-2].numpy()[-16:].view("uint8") == 0xFF).all(), "a write behind the scratch"
         return got[GUARD:got.size - GUARD].reshape(shape)
+
+
+def f32(*shape) -> TensorType:
+    return TensorType("f32", shape)
+
+
+def assert_matches(case: Case, cpu: Cpu = HOST, batch: int = 1) -> None:
+    """One binary, compiled for the design batch, computes what numpy does for several batches."""
+    rng = np.random.default_rng(7)
+    compiled = Compiled(case, cpu, batch)
+    for n in (1, 2, 5):
+        arrays = [rng.integers(0, 200, s).astype(DTYPES[t.dtype]) if not t.is_float else rng.normal(size=s).astype("f4")
+                  for t in case.types for s in [tuple(dims.evaluate(d, {"N": n}) for d in t.shape)]]
+        want = compiled.reference(arrays)
+        got = compiled.run(arrays, n)
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5 * max(1.0, abs(want).max(initial=0)))
 
 
 def _bind(expr, var, value):

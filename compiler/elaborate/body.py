@@ -75,6 +75,7 @@ class Body(Evaluator):
         self.results = results
         self.chain = chain
         self.labels: dict[int, Label] = {}
+        self.broken = False  # whether a statement went wrong
         self.here = place  # of the statement being elaborated
 
     @property
@@ -88,6 +89,7 @@ class Body(Evaluator):
             try:
                 self.statement(part)
             except Failed:
+                self.broken = True
                 for name in bound_names(part):
                     self.scope.poison(name, part.span)
 

@@ -54,6 +54,7 @@ class Library:
 
     def load_text(self, text: str, name: str, key: Path | str | None = None, folder: Path | None = None) -> Unit:
         """The unit of a text; its imports are looked up in `folder`, by default that of `name`."""
+        self.report.files.append(name)
         file, diagnostics = parse(text, name)
         for diagnostic in diagnostics:
             self.report.add(diagnostic)

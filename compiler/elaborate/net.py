@@ -159,7 +159,7 @@ def elaborate_net(report: Report, unit: Unit, net: tree.Net, settings: dict[str,
     except Failed:
         return None
     body.run(net.body)
-    if len(report.errors) > before:
+    if body.broken or len(report.errors) > before:
         return None
     body.check(net)
     return Elaborated(session.graph, parameters)

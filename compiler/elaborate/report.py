@@ -25,11 +25,13 @@ def follows(diagnostic: Diagnostic) -> bool:
 class Report:
     """Collects diagnostics. One place says one thing of a kind once, however often a block is instantiated.
 
-    incomplete: names of the files with syntax errors, which are elaborated as far as they could be read.
+    files: names of the files that were read, in order. incomplete: those of them with syntax errors, which
+    are elaborated as far as they could be read.
     """
 
     def __init__(self) -> None:
         self.diagnostics: list[Diagnostic] = []
+        self.files: list[str] = []
         self.incomplete: set[str] = set()
         self._seen: set[tuple[str, str]] = set()
         self._syntax: set[str] = set()  # places that the parser has spoken about
@@ -67,12 +69,9 @@ class Report:
 
     def sorted(self) -> list[Diagnostic]:
         """All of them, file by file in the order of the text."""
-        files: dict[str, int] = {}
-        for d in self.diagnostics:
-            if d.span is not None:
-                files.setdefault(d.span.source.name, len(files))
+        files = {name: number for number, name in enumerate(self.files)}
         return sorted(self.diagnostics, key=lambda d: (-1, 0, 0) if d.span is None else (
-            files[d.span.source.name], d.span.line, d.span.column))
+            files.get(d.span.source.name, -1), d.span.line, d.span.column))
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:

@@ -111,6 +111,7 @@ class SectionEvaluator(Evaluator):
         self.unit = unit
         self.section = section
         self.failed = False
+        self.missing: list[str] = []
         self.settings: dict[str, tree.Setting] = {}
         kind = section.kind
         for setting in section.settings:
@@ -129,9 +130,7 @@ class SectionEvaluator(Evaluator):
         """One setting, read by `read`; `required` is an example for the hint where it must not be missing."""
         if name not in self.settings:
             if required is not None:
-                self.report.error("E0521", f"the {self.section.kind} section `{self.section.name}` needs `{name}`",
-                                  self.section.span, f"add `{name} = {required}`")
-                self.failed = True
+                self.missing.append(f"{name} = {required}")
             return default
         try:
             return read(self.settings[name].value)
@@ -140,6 +139,12 @@ class SectionEvaluator(Evaluator):
             return default
 
     def finish(self) -> None:
+        """Reports what is missing; raises Failed where anything of the section went wrong."""
+        if self.missing:
+            names = " and ".join(f"`{text.split()[0]}`" for text in self.missing)
+            self.report.error("E0521", f"the {self.section.kind} section `{self.section.name}` needs {names}",
+                              self.section.span, f"add `{', '.join(self.missing)}`")
+            self.failed = True
         if self.failed:
             raise Failed
 
@@ -362,7 +367,11 @@ def read_data(report: Report, unit: Unit, section: tree.Section) -> dict[str, An
         "seed": ev.setting("seed", lambda part: ev.whole(part, ev.of("seed"), 0), 0),
         "classes": ev.setting("classes", lambda part: read_classes(ev, part)),
     }
-    return None if ev.failed else config
+    try:
+        ev.finish()
+    except Failed:
+        return None
+    return config
 
 
 def read_source(ev: SectionEvaluator, part: tree.Expression) -> str | dict[str, str]:

@@ -21,7 +21,7 @@ SCALAR = TensorType("f32", ())
 class Step:
     """One parameter's update: its value p, gradient g, learning rate; `decay` is the weight decay that applies to it.
 
-    slot(name, start) is a state tensor of p's shape; keep(name, value) sets its next value; shared(name, make) is a number
+    slot(name) is a state tensor of p's shape, at first zero; keep(name, value) sets its next value; shared(name, make) is a number
     that all parameters share.
     """
 
@@ -30,7 +30,7 @@ class Step:
     g: Value
     lr: Value
     decay: float
-    slot: Callable[..., Value]
+    slot: Callable[[str], Value]
     keep: Callable[[str, Value], None]
     shared: Callable[[str, Callable[[], Value]], Value]
 
@@ -88,8 +88,10 @@ def rmsprop(s: Step, rho: float, eps: float, momentum: float, centered: bool, we
 
 def adagrad(s: Step, lr_decay: float, eps: float, initial_accumulator: float, weight_decay: float) -> Value:
     g = s.decayed()
-    total = s.slot("sum", initial_accumulator) + s.b.op("square", g)
+    total = s.slot("sum") + s.b.op("square", g)
     s.keep("sum", total)
+    if initial_accumulator:  # added where it is read: all state starts at zero
+        total = total + initial_accumulator
     rate = s.lr / ((s.count - 1) * lr_decay + 1) if lr_decay else s.lr
     return s.p - rate * g / (s.b.op("sqrt", total) + eps)
 
@@ -147,18 +149,18 @@ def add_optimizer(graph: Graph, gradients: Mapping[str, str], config: Mapping[st
         with b.within(f"update/{path}", parameter.origins):
             step = Step(b, b.value(path), b.value(gradient), lr,
                         settings["weight_decay"] if parameter.attrs.get("decay", True) else 0.0,
-                        lambda slot, start=0.0: _slot(b, path, slot, start),
+                        lambda slot: _slot(b, path, slot),
                         lambda slot, value: graph.updates.__setitem__(f"{path}/{slot}", value.name), shared)
             graph.updates[path] = formula(step, **settings).name
     return graph
 
 
-def _slot(b: Builder, path: str, slot: str, start: float) -> Value:
-    """The state tensor `path/slot`, which begins as `start` everywhere."""
+def _slot(b: Builder, path: str, slot: str) -> Value:
+    """The state tensor `path/slot`."""
     name = f"{path}/{slot}"
     if name not in b.graph:
         owner = b.graph[path]
         b.graph.add(Node(name, "parameter", (), owner.type, {
-            "init": ("constant", start) if start else ("zeros",), "fans": (1, 1), "trainable": False, "state": True,
-            "optimizer": True, "decay": False, "lr": 1.0}, owner.origins))
+            "init": ("zeros",), "fans": (1, 1), "trainable": False, "state": True, "optimizer": True, "decay": False, "lr": 1.0},
+            owner.origins))
     return b.value(name)

@@ -17,10 +17,11 @@ Rewrite = Callable[[Builder, Op, Any, list[Value]], Value]
 
 
 def expand(graph: Graph, wanted: Callable[[Node], bool] = lambda node: True) -> Graph:
-    """A graph in which no node that `wanted` names has an op with an expansion."""
+    """A new graph in which no node that `wanted` names has an op with an expansion."""
     def composite(node: Node) -> bool:
         return REGISTRY[node.op].has("expand") and wanted(node)
 
+    graph = graph.copy()
     while any(composite(node) for node in graph.nodes()):
         graph = rewrite(graph, composite, lambda b, op, a, xs: op.expand(b, a, *xs))
     return graph

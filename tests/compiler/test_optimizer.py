@@ -33,12 +33,12 @@ def adamw(p, g, s, t, lr, weight_decay=0.01, **settings):
     return adam(p - lr * weight_decay * p, g, s, t, lr, **settings)
 
 
-def rmsprop(p, g, s, t, lr, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
+def rmsprop(p, g, s, t, lr, rho=0.99, eps=1e-8, momentum=0.0, centered=False, weight_decay=0.0):
     g = g + weight_decay * p
-    s["v"] = alpha * s.get("v", 0) + (1 - alpha) * g * g
+    s["v"] = rho * s.get("v", 0) + (1 - rho) * g * g
     v = s["v"]
     if centered:
-        s["a"] = alpha * s.get("a", 0) + (1 - alpha) * g
+        s["a"] = rho * s.get("a", 0) + (1 - rho) * g
         v = v - s["a"] ** 2
     s["b"] = momentum * s.get("b", 0) + g / (np.sqrt(v) + eps)
     return p - lr * s["b"]
@@ -62,7 +62,7 @@ CASES = [
     ("sgd", sgd, {}), ("sgd", sgd, {"momentum": 0.9}), ("sgd", sgd, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     ("adam", adam, {}), ("adam", adam, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     ("adamw", adamw, {}), ("adamw", adamw, {"weight_decay": 0.3, "beta1": 0.5, "beta2": 0.9, "eps": 1e-3}),
-    ("rmsprop", rmsprop, {}), ("rmsprop", rmsprop, {"alpha": 0.8, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
+    ("rmsprop", rmsprop, {}), ("rmsprop", rmsprop, {"rho": 0.8, "eps": 1e-3, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
     ("adagrad", adagrad, {}), ("adagrad", adagrad, {"lr_decay": 0.1, "initial_accumulator": 0.5, "weight_decay": 0.1}),
     ("adadelta", adadelta, {}), ("adadelta", adadelta, {"rho": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
 ]

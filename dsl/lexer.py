@@ -15,7 +15,10 @@ from lark import Token
 
 from dsl.diagnostics import Diagnostic, Note, Source, Span
 
-MAX_DEPTH = 100  # of brackets and operators together; keeps every walk over the tree far from Python's recursion limit
+MAX_DEPTH = 100  # a bracket counts 2, an operator 1: keeps every walk over the tree far from Python's recursion limit
+BRACKET = 2
+MAX_TOKENS = 250_000  # about 25,000 lines
+MAX_DIAGNOSTICS = 2000
 MAX_DIGITS = 400
 MAX_INT = 2**63 - 1
 
@@ -93,11 +96,20 @@ class _Filter:
     depth: int = 0  # how deep the tree is here: open brackets and braces, and operators since the last comma
     closed_depth: int = 0
     first: Token | None = None  # first token of this statement
+    broken: int = 0
+    stopped: bool = False
 
     def run(self, raw: Iterable[Token]) -> None:
         previous: Token | None = None
         held: Token | None = None
-        for token in raw:
+        for count, token in enumerate(raw):
+            if count == MAX_TOKENS:
+                self._broken(token, "E0123", f"more than {MAX_TOKENS} words: the rest was not looked at",
+                             "a `.net` file is a page of text")
+                self.stopped = True
+            if self.stopped or self.broken > MAX_DIAGNOSTICS:
+                self._close_silently()
+                return
             if token.type == "COMMENT":
                 self.comments.append((token.value.rstrip(), self._comment_span(token)))
                 continue
@@ -138,10 +150,7 @@ class _Filter:
             handle(self, token) if handle else self.out.append(token)
 
     def _on_operator(self, token: Token) -> None:
-        self.depth += 1
-        if self.depth == MAX_DEPTH:
-            self._too_deep(token)
-        else:
+        if not self._too_deep(token, 1):
             self.out.append(token)
 
     def _at_start(self) -> bool:
@@ -218,8 +227,7 @@ class _Filter:
             escape, offset = problem.args
             column = token.column + 1 + offset
             span = Span(self.source, token.line, column, token.line, column + len(escape))
-            self.out.append(Broken.at(token, Diagnostic(
-                "E0104", f"`{escape}` is no escape", span, r'the escapes are \n \t \" \\ and \u{1F600}')))
+            self._report(token, Diagnostic("E0104", f"`{escape}` is no escape", span, r'the escapes are \n \t \" \\ and \u{1F600}'))
         else:
             self.out.append(token)
 
@@ -235,16 +243,17 @@ class _Filter:
         self._broken(token, "E0103", f"{shown} is not part of the language", hint)
 
     def _broken(self, token: Token, code: str, message: str, hint: str | None) -> None:
-        self.out.append(Broken.at(token, Diagnostic(code, message, token_span(self.source, token), hint)))
+        self._report(token, Diagnostic(code, message, token_span(self.source, token), hint))
+
+    def _report(self, token: Token, diagnostic: Diagnostic) -> None:
+        self.broken += 1
+        self.out.append(Broken.at(token, diagnostic))
 
     # --- brackets ------------------------------------------------------------------------------------------------
 
     def _on_opener(self, token: Token) -> None:
         self.brackets.append((token, self.depth))
-        self.depth += 1
-        if self.depth == MAX_DEPTH:
-            self._too_deep(token)
-        else:
+        if not self._too_deep(token, BRACKET):
             self.out.append(token)
 
     def _on_closer(self, token: Token) -> None:
@@ -255,13 +264,13 @@ class _Filter:
             return
         span = token_span(self.source, token)
         if not self.brackets:
-            self.out.append(Broken.at(token, Diagnostic("E0102", f"`{token.value}` closes nothing: no bracket is open here", span,
-                                                        "remove it, or open the bracket before it")))
+            self._report(token, Diagnostic("E0102", f"`{token.value}` closes nothing: no bracket is open here", span,
+                                           "remove it, or open the bracket before it"))
             return
         opener = self.brackets[-1][0]
-        self.out.append(Broken.at(token, Diagnostic(
+        self._report(token, Diagnostic(
             "E0102", f"`{token.value}` does not close `{opener.value}`", span,
-            f"close it with `{OPENERS[opener.type]}`", (self._opened(opener),))))
+            f"close it with `{OPENERS[opener.type]}`", (self._opened(opener),)))
         while self.brackets:
             opener, self.depth = self.brackets.pop()
             if opener.type == wanted:
@@ -269,7 +278,7 @@ class _Filter:
 
     def _on_separator(self, token: Token) -> None:
         if self.brackets:
-            self.depth = self.brackets[-1][1] + 1
+            self.depth = self.brackets[-1][1] + BRACKET
         elif self.braces:
             self.depth = self.braces[-1].depth
         else:
@@ -279,15 +288,16 @@ class _Filter:
     def _on_lbrace(self, token: Token) -> None:
         if self.brackets:
             self._report_open_bracket(token)
-        depth = (self.braces[-1].depth if self.braces else 0) + 1
         if self.out and self.out[-1].type == "ELSE":
-            depth = self.closed_depth
+            self.depth, step = self.closed_depth, 0
         elif self._else_if():
-            depth = self.closed_depth + 1
-        self.braces.append(_Brace(token, self.first or token, depth))
-        self.depth = depth
-        if depth == MAX_DEPTH:
-            self._too_deep(token)
+            self.depth, step = self.closed_depth, 1
+        else:
+            self.depth, step = self.braces[-1].depth if self.braces else 0, BRACKET
+        if self._too_deep(token, step):
+            self.stopped = True
+            return
+        self.braces.append(_Brace(token, self.first or token, self.depth))
         self.out.append(token)
 
     def _else_if(self) -> bool:
@@ -306,8 +316,8 @@ class _Filter:
             self._report_open_bracket(token)
         if not self.braces:
             span = token_span(self.source, token)
-            self.out.append(Broken.at(token, Diagnostic("E0102", "`}` closes nothing: no `{` is open here", span,
-                                                        "remove it, or look for the `}` that came too early")))
+            self._report(token, Diagnostic("E0102", "`}` closes nothing: no `{` is open here", span,
+                                           "remove it, or look for the `}` that came too early"))
             return
         self._close_brace(token)
 
@@ -338,26 +348,35 @@ class _Filter:
         return Note(f"`{opener.value}` was opened", token_span(self.source, opener))
 
     def _report_open_bracket(self, token: Token) -> None:
+        self._report_bracket(token, f"line {token.line} column {token.column}")
+
+    def _report_bracket(self, place: Token, where: str) -> None:
         opener, _ = self.brackets[-1]
         self.brackets.clear()
-        span = token_span(self.source, opener)
-        self.out.append(Broken.at(token, Diagnostic(
-            "E0102", f"`{opener.value}` opened at {opener.line}:{opener.column} is never closed", span,
-            f"add `{OPENERS[opener.type]}` before line {token.line} column {token.column}")))
+        self._report(place, Diagnostic(
+            "E0102", f"`{opener.value}` opened at {opener.line}:{opener.column} is never closed",
+            token_span(self.source, opener), f"add `{OPENERS[opener.type]}` before {where}"))
 
     def _report_open_brace(self, token: Token | None) -> None:
         brace = self.braces[-1]
         span = token_span(self.source, brace.opener)
         where = "before the end of the file" if token is None else f"before line {token.line}"
         place = token or self.out[-1]
-        self.out.append(Broken.at(place, Diagnostic(
-            "E0102", f"`{{` opened at {brace.opener.line}:{brace.opener.column} is never closed", span, f"add `}}` {where}")))
+        self._report(place, Diagnostic(
+            "E0102", f"`{{` opened at {brace.opener.line}:{brace.opener.column} is never closed", span, f"add `}}` {where}"))
         self._newline(self.out[-1])
         self._close_brace(Token.new_borrow_pos("RBRACE", "}", place))
         self._newline(self.out[-1])
 
-    def _too_deep(self, token: Token) -> None:
-        self._broken(token, "E0108", f"nested more than {MAX_DEPTH} deep", "give parts names with `let` or a `block`")
+    def _too_deep(self, token: Token, step: int) -> bool:
+        """Goes deeper by a step; whether it was this one that went too far (what follows is skipped with it)."""
+        before = self.depth
+        self.depth += step
+        if before < MAX_DEPTH <= self.depth:
+            self._broken(token, "E0108", "nested too deep", f"at most {MAX_DEPTH // BRACKET} brackets, or {MAX_DEPTH} operators, "
+                                                            "inside each other: give parts names")
+            return True
+        return False
 
     # --- the end -------------------------------------------------------------------------------------------------
 
@@ -365,15 +384,20 @@ class _Filter:
         if last is None:
             return
         if self.brackets:
-            opener, _ = self.brackets[-1]
-            self.brackets.clear()
-            self.out.append(Broken.at(last, Diagnostic(
-                "E0102", f"`{opener.value}` opened at {opener.line}:{opener.column} is never closed",
-                token_span(self.source, opener), f"add `{OPENERS[opener.type]}` before the end of the file")))
+            self._report_bracket(last, "the end of the file")
         if not self._at_start():
             self._newline(self.out[-1])
         while self.braces:
             self._report_open_brace(None)
+
+    def _close_silently(self) -> None:
+        """The text goes on, but we do not: ends what is open without a word."""
+        place = self.out[-1]
+        if not self._at_start():
+            self._newline(place)
+        for _ in self.braces:
+            self.out.append(Token.new_borrow_pos("RBRACE", "}", place))
+            self._newline(place)
 
     HANDLERS = {
         **dict.fromkeys(OPERATORS, _on_operator), "NUMBER": _on_number, "DIMS": _on_dims, "STRING": _on_string,

@@ -11,11 +11,10 @@ from lark import Token
 from dsl import tree as t
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
 from dsl.explain import Explainer
-from dsl.lexer import DECLARATIONS, Broken, tokens
+from dsl.lexer import DECLARATIONS, MAX_DIAGNOSTICS, Broken, tokens
 from dsl.table import Table
 
 MAX_BYTES = 8 * 1024 * 1024
-MAX_DIAGNOSTICS = 2000
 DROPPED = "?"  # the name of a declaration whose first line could not be read
 
 
@@ -132,7 +131,7 @@ class _Run:
             return end + 1
         header = self._header(stream[self.first])
         if end == at and stream[self.first].type not in ("IF", "BLOCK", "NET", "DATA", "TRAIN") \
-                or diagnostic.code == "E0108" or header is None or stream[at - 1].type == "RBRACE" and not fresh:
+                or header is None or stream[at - 1].type == "RBRACE" and not fresh:
             return self._behind_braces(end)
         for kind in header:
             self._feed(kind, stream[end])

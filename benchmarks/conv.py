@@ -1,0 +1,151 @@
+"""Every distinct convolution of GoogLeNet, with bias and ReLU, ours beside ONNX Runtime, one thread each.
+
+    python benchmarks/conv.py [--batch 1] [--repeats 15] [--json FILE]
+
+Both run in this process, interleaved, on tensors that stay in place; medians. `speed` is ONNX Runtime's time divided by
+ours: above 1 we are faster. The total weighs each shape by how often GoogLeNet has it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ["NETC_NUM_THREADS"] = os.environ["TVM_NUM_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+import netc  # noqa: E402
+from runtime.execute import Executable  # noqa: E402
+
+# Inputs, size of the map, then outputs of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5 and pool projection (Szegedy et al. 2015).
+INCEPTION = {"3a": (192, 28, 64, 96, 128, 16, 32, 32), "3b": (256, 28, 128, 128, 192, 32, 96, 64),
+             "4a": (480, 14, 192, 96, 208, 16, 48, 64), "4b": (512, 14, 160, 112, 224, 24, 64, 64),
+             "4c": (512, 14, 128, 128, 256, 24, 64, 64), "4d": (512, 14, 112, 144, 288, 32, 64, 64),
+             "4e": (528, 14, 256, 160, 320, 32, 128, 128), "5a": (832, 7, 256, 160, 320, 32, 128, 128),
+             "5b": (832, 7, 384, 192, 384, 48, 128, 128)}
+
+Shape = tuple[int, int, int, int, int, int]  # inputs, outputs, size, kernel, stride, padding
+
+
+def shapes() -> dict[Shape, tuple[str, int]]:
+    """Each distinct shape: the first layer that has it, and how many there are."""
+    found: list[tuple[Shape, str]] = [((3, 64, 224, 7, 2, 3), "conv1"), ((64, 64, 56, 1, 1, 0), "conv2r"),
+                                      ((64, 192, 56, 3, 1, 1), "conv2")]
+    for name, (c, size, c1, r3, c3, r5, c5, proj) in INCEPTION.items():
+        found += [((c, c1, size, 1, 1, 0), f"{name}/1x1"), ((c, r3, size, 1, 1, 0), f"{name}/3x3r"),
+                  ((r3, c3, size, 3, 1, 1), f"{name}/3x3"), ((c, r5, size, 1, 1, 0), f"{name}/5x5r"),
+                  ((r5, c5, size, 5, 1, 2), f"{name}/5x5"), ((c, proj, size, 1, 1, 0), f"{name}/pool")]
+    count = Counter(shape for shape, _ in found)
+    return {shape: (next(name for s, name in found if s == shape), count[shape]) for shape in count}
+
+
+def ours(shape: Shape, batch: int, folder: str):
+    """A call of our compiled layer, and seconds of compilation."""
+    c, o, size, k, stride, pad = shape
+    path = Path(folder) / "layer.net"
+    path.write_text(f"""net layer {{
+  input x: f32[N, {c}, {size}, {size}]
+  output y = x -> conv({o}, {k}x{k}, stride = {stride}, pad = {pad}) -> relu
+}}
+""")
+    start = time.perf_counter()
+    exe = Executable(netc.load(path).build(batch=batch))
+    seconds = time.perf_counter() - start
+    x = np.random.default_rng(0).standard_normal((batch, c, size, size), dtype=np.float32)
+    bound = exe.bind("run", {"x": x})
+    weights = exe.parameters.tensors("weight")
+    return bound, x, weights, seconds
+
+
+def theirs(shape: Shape, x: np.ndarray, weights: dict[str, np.ndarray]):
+    """A call of ONNX Runtime with the same weights, and where its result lies."""
+    c, o, size, k, stride, pad = shape
+    tensors = {"w": next(v for n, v in weights.items() if n.endswith("weight")),
+               "b": next(v for n, v in weights.items() if n.endswith("bias"))}
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["z"], kernel_shape=[k, k], strides=[stride] * 2, pads=[pad] * 4),
+             helper.make_node("Relu", ["z"], ["y"])]
+    graph = helper.make_graph(nodes, "layer", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+                              [numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in tensors.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    out = (size + 2 * pad - k) // stride + 1
+    result = onnxruntime.OrtValue.ortvalue_from_numpy(np.empty((len(x), o, out, out), np.float32))
+    binding.bind_ortvalue_output("y", result)
+    return lambda: session.run_with_iobinding(binding), result
+
+
+def seconds_of(call, times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def measure(shape: Shape, batch: int, repeats: int, folder: str) -> dict:
+    """One row of the table. Fails if the two results differ."""
+    c, o, size, k, stride, pad = shape
+    mine, x, weights, compile_s = ours(shape, batch, folder)
+    peer, result = theirs(shape, x, weights)
+    mine(), peer()
+    got, want = mine.results["y"], result.numpy()
+    error = float(abs(got - want).max() / abs(want).max())
+    if error > 1e-4:
+        raise SystemExit(f"{shape}: results differ by {error:.1e} of the largest")
+    times = max(1, int(2e-3 / seconds_of(mine, 2)))
+    pairs = [(seconds_of(mine, times), seconds_of(peer, times)) for _ in range(repeats)]
+    a, b = (statistics.median(column) for column in zip(*pairs))
+    out = (size + 2 * pad - k) // stride + 1
+    flops = 2 * batch * o * out * out * c * k * k
+    return {"shape": shape, "ours_ms": a * 1e3, "ort_ms": b * 1e3, "speed": b / a, "ours_gflops": flops / a / 1e9,
+            "ort_gflops": flops / b / 1e9, "compile_s": compile_s, "error": error}
+
+
+def machine() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+        model = next(line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.machine()
+    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, onnxruntime {onnxruntime.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE")
+    options = parser.parse_args()
+    print(machine())
+    print(f"{'layer':<9} {'shape':<28} {'ours ms':>9} {'GFLOP/s':>8} {'ORT ms':>9} {'GFLOP/s':>8} {'speed':>6}")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for shape, (name, count) in shapes().items():
+            row = {"layer": name, "count": count, **measure(shape, options.batch, options.repeats, folder)}
+            rows.append(row)
+            c, o, size, k, stride, _ = shape
+            text = f"{c}->{o} {size}x{size} {k}x{k}" + (f" /{stride}" if stride > 1 else "")
+            print(f"{name:<9} {text:<28} {row['ours_ms']:9.3f} {row['ours_gflops']:8.1f} {row['ort_ms']:9.3f} "
+                  f"{row['ort_gflops']:8.1f} {row['speed']:6.2f}", flush=True)
+    ours_ms, ort_ms = (sum(row[key] * row["count"] for row in rows) for key in ("ours_ms", "ort_ms"))
+    slowest = min(rows, key=lambda row: row["speed"])
+    print(f"all {sum(row['count'] for row in rows)} convolutions, batch {options.batch}: ours {ours_ms:.2f} ms, ONNX Runtime "
+          f"{ort_ms:.2f} ms, speed {ort_ms / ours_ms:.2f}; slowest {slowest['layer']} {slowest['speed']:.2f}")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": machine(), "batch": options.batch, "layers": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

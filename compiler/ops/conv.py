@@ -93,7 +93,7 @@ class Conv(Op):
         fixed = given.weight
         if fixed is not None:
             fixed = np.asarray(fixed, "float32")
-            if fixed.ndim == len(a.kernel):
+            if fixed.shape == tuple(a.kernel):
                 fixed = np.broadcast_to(fixed, shape)
             require(fixed.shape == shape, "E0406", f"the fixed kernel has shape {list(fixed.shape)}, the layer needs "
                     f"{list(shape)}", argument="weight")

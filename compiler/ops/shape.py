@@ -47,7 +47,7 @@ class Reshape(Movement):
     def attrs(self, given, x):
         shape = list(given.shape)
         holes = [i for i, size in enumerate(shape) if size == -1]
-        require(len(holes) <= 1, "E0407", "`shape` has more than one -1", argument="shape")
+        require(len(holes) <= 1, "E0410", "`shape` has more than one -1", argument="shape")
         require(all(not isinstance(s, int) or s >= 1 or s == -1 for s in shape), "E0403",
                 "a size is at least 1, or -1 for what remains", argument="shape")
         if holes:
@@ -304,7 +304,7 @@ class Split(Op):
         axis = resolve_axis(given.axis, x)
         size = x.shape[axis]
         require(isinstance(size, int), "E0304", f"`split` needs a known size, axis {axis} of {x} has {size}", argument="axis")
-        require((given.parts is None) != (given.sizes is None), "E0407", "`split` needs either `parts` or `sizes`")
+        require((given.parts is None) != (given.sizes is None), "E0410", "`split` needs either `parts` or `sizes`")
         if given.sizes is not None:
             sizes = tuple(given.sizes)
             require(sum(sizes) == size and min(sizes) >= 1, "E0408", f"pieces of {list(sizes)} do not make an axis of {size}",

@@ -63,7 +63,7 @@ CASES = [
     ("adam", adam, {}), ("adam", adam, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     ("adamw", adamw, {}), ("adamw", adamw, {"weight_decay": 0.3, "beta1": 0.5, "beta2": 0.9, "eps": 1e-3}),
     ("rmsprop", rmsprop, {}), ("rmsprop", rmsprop, {"rho": 0.8, "eps": 1e-3, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
-    ("adagrad", adagrad, {}), ("adagrad", adagrad, {"lr_decay": 0.1, "initial_accumulator": 0.5, "weight_decay": 0.1}),
+    ("adagrad", adagrad, {}), ("adagrad", adagrad, {"lr_decay": 0.1, "eps": 1e-3, "initial_accumulator": 0.5, "weight_decay": 0.1}),
     ("adadelta", adadelta, {}), ("adadelta", adadelta, {"rho": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
 ]
 

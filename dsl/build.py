@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from lark import Token, Transformer
+from lark import Transformer
 
 from dsl import tree as t
 from dsl.diagnostics import Diagnostic, Source, Span
-from dsl.lexer import unescape
+from dsl.lexer import Token, unescape
 
 LANG = 1
 

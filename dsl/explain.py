@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lark import Token
-
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
-from dsl.lexer import CONTINUES, DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, token_span
+from dsl.lexer import CONTINUES, DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, Token, token_span
 
 VALUE = frozenset({"NAME", "NUMBER", "DIMS", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS", "NOT"})
 WORDS = {

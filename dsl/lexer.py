@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-
-from lark import Token
 
 from dsl.diagnostics import Diagnostic, Note, Source, Span
 
@@ -48,20 +46,35 @@ FOREIGN_HINTS = {
 }
 
 
+class Token:
+    """A word of the text: its terminal, its characters, its place (as in Span). A BROKEN one carries its diagnostic."""
+
+    __slots__ = ("type", "value", "line", "column", "end_line", "end_column", "diagnostic")
+
+    def __init__(self, type: str, value: str, line: int, column: int, end_column: int, diagnostic: Diagnostic | None = None):
+        self.type, self.value, self.line, self.column = type, value, line, column
+        self.end_line, self.end_column, self.diagnostic = line, end_column, diagnostic
+
+    def at_same_place(self, type: str, value: str, diagnostic: Diagnostic | None = None) -> Token:
+        return Token(type, value, self.line, self.column, self.end_column, diagnostic)
+
+
 def token_span(source: Source, token: Token) -> Span:
     return Span(source, token.line, token.column, token.end_line, token.end_column)
 
 
-class Broken(Token):
-    """A BROKEN token: `diagnostic` says what is wrong with the text there."""
-
-    diagnostic: Diagnostic
-
-    @staticmethod
-    def at(token: Token, diagnostic: Diagnostic) -> Broken:
-        broken = Broken.new_borrow_pos("BROKEN", token.value, token)
-        broken.diagnostic = diagnostic
-        return broken
+def scan(text: str, terminals: re.Pattern) -> Iterator[Token]:
+    """The raw tokens of a text; `terminals` has a named group for each terminal and matches everywhere."""
+    line, line_start = 1, 0
+    for match in terminals.finditer(text):
+        kind, value, start = match.lastgroup, match.group(), match.start()
+        if kind == "SPACE":
+            if breaks := value.count("\n"):
+                line += breaks
+                line_start = start + value.rfind("\n") + 1
+        else:
+            column = start - line_start + 1
+            yield Token(kind, value, line, column, column + len(value))
 
 
 def unescape(body: str) -> str:
@@ -172,7 +185,7 @@ class _Filter:
         self._newline(self.out[-1])
 
     def _newline(self, after: Token) -> None:
-        self.out.append(Token("NEWLINE", "", None, after.end_line, after.end_column, after.end_line, after.end_column))
+        self.out.append(Token("NEWLINE", "", after.end_line, after.end_column, after.end_column))
 
     def _declares(self, token: Token, following: Token | None) -> bool:
         """Whether a declaration begins here: `block f`, `import "x"`."""
@@ -197,7 +210,7 @@ class _Filter:
 
     def _is_unit(self, previous: Token | None, token: Token, following: Token | None) -> bool:
         """`80%` is a number with a unit, `80 % n` and `80%n` are remainders."""
-        if previous is None or previous.type != "NUMBER" or previous.end_pos != token.start_pos:
+        if previous is None or previous.type != "NUMBER" or (previous.end_line, previous.end_column) != (token.line, token.column):
             return False
         operand = following is not None and following.line == token.line and (
             following.type in ("NAME", "NUMBER", "DIMS", "LPAR") and following.value not in RESERVED)
@@ -247,7 +260,7 @@ class _Filter:
 
     def _report(self, token: Token, diagnostic: Diagnostic) -> None:
         self.broken += 1
-        self.out.append(Broken.at(token, diagnostic))
+        self.out.append(token.at_same_place("BROKEN", token.value, diagnostic))
 
     # --- brackets ------------------------------------------------------------------------------------------------
 
@@ -365,7 +378,7 @@ class _Filter:
         self._report(place, Diagnostic(
             "E0102", f"`{{` opened at {brace.opener.line}:{brace.opener.column} is never closed", span, f"add `}}` {where}"))
         self._newline(self.out[-1])
-        self._close_brace(Token.new_borrow_pos("RBRACE", "}", place))
+        self._close_brace(place.at_same_place("RBRACE", "}"))
         self._newline(self.out[-1])
 
     def _too_deep(self, token: Token, step: int) -> bool:
@@ -396,7 +409,7 @@ class _Filter:
         if not self._at_start():
             self._newline(place)
         for _ in self.braces:
-            self.out.append(Token.new_borrow_pos("RBRACE", "}", place))
+            self.out.append(place.at_same_place("RBRACE", "}"))
             self._newline(place)
 
     HANDLERS = {
@@ -406,8 +419,8 @@ class _Filter:
     }
 
 
-def tokens(source: Source, raw: Iterable[Token]) -> tuple[list[Token], list[tuple[str, Span]]]:
-    """The tokens of a text as the grammar wants them, made of the `raw` ones, and its comments. Never fails."""
+def tokens(source: Source, terminals: re.Pattern) -> tuple[list[Token], list[tuple[str, Span]]]:
+    """The tokens of a text as the grammar wants them, and its comments. Never fails."""
     work = _Filter(source)
-    work.run(raw)
+    work.run(scan(source.text, terminals))
     return work.out, work.comments

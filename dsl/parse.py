@@ -6,12 +6,10 @@ import errno
 import functools
 from pathlib import Path
 
-from lark import Token
-
 from dsl import tree as t
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
 from dsl.explain import Explainer
-from dsl.lexer import DECLARATIONS, MAX_DIAGNOSTICS, Broken, tokens
+from dsl.lexer import DECLARATIONS, MAX_DIAGNOSTICS, Token, tokens
 from dsl.table import Table
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -31,7 +29,7 @@ def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
     source = Source(name, text)
     table = _table()
     table.builder.start(source)
-    stream, comments = tokens(source, table.lark.lex(text))
+    stream, comments = tokens(source, table.terminals)
     run = _Run(source, stream, table)
     declarations = run.parse()
     diagnostics = run.diagnostics + table.builder.diagnostics
@@ -108,9 +106,8 @@ class _Run:
         """Reports the error at `at` and brings the parser to the start of a statement; the index of its first token."""
         stream = self.stream
         token = stream[at]
-        if isinstance(token, Broken):
-            diagnostic = token.diagnostic
-        else:
+        diagnostic = token.diagnostic
+        if diagnostic is None:
             row = self.table.expected(self.states)
             explainer = Explainer(self.source, stream, self.first, at, row, self.where)
             if diagnostic := explainer.unfinished_line():
@@ -142,7 +139,7 @@ class _Run:
         del self.states[self.height:], self.values[self.height - 1:]
 
     def _feed(self, kind: str, place: Token) -> None:
-        self.table.feed(self.states, self.values, Token.new_borrow_pos(kind, DROPPED, place))
+        self.table.feed(self.states, self.values, place.at_same_place(kind, DROPPED))
 
     def _header(self, first: Token) -> list[str] | None:
         """The made-up first line for a body whose own could not be read."""

@@ -6,16 +6,18 @@ is done in place, which halves the time, and an error is a return value, not an 
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
-from lark import Lark, Token
+from lark import Lark
 
 from dsl.build import Builder
+from dsl.lexer import Token
 
 
 class _KeepAll:
-    """Keeps the terminals that no rule uses; the tokens pass unchanged."""
+    """Tells Lark to keep the terminals that no rule uses."""
 
     always_accept = ("COMMENT", "OPEN_STRING", "FOREIGN")
 
@@ -29,9 +31,11 @@ class Table(threading.local):
     def __init__(self) -> None:
         self.builder = Builder()
         grammar = (Path(__file__).parent / "grammar.lark").read_text(encoding="utf-8")
-        self.lark = Lark(grammar, start="file", parser="lalr", lexer="basic", keep_all_tokens=True,
-                         maybe_placeholders=False, postlex=_KeepAll(), transformer=self.builder)
-        machine = self.lark.parse_interactive("").parser_state.parse_conf
+        lark = Lark(grammar, start="file", parser="lalr", lexer="basic", keep_all_tokens=True,
+                    maybe_placeholders=False, postlex=_KeepAll(), transformer=self.builder)
+        terminals = sorted(lark.terminals, key=lambda terminal: (-terminal.priority, -len(terminal.pattern.value)))
+        self.terminals = re.compile("|".join(f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals if t.pattern.value))
+        machine = lark.parse_interactive("").parser_state.parse_conf
         self.start, self.end = machine.start_state, machine.end_state
         self.actions: dict = {}  # state, terminal: the next state, or a reduction (rule's name, its size, its callback)
         self.goto: dict = {}  # state, rule's name: the next state

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from compiler.elaborate import check, load
 from tests.docs import ops_page
-from tests.docs.examples import PAGES, ROOT, examples, programs
+from tests.docs.examples import PAGES, ROOT, code_lines, examples, programs
 
 EXAMPLES = [example for page in PAGES for example in examples(page)]
 PROGRAMS = [pytest.param(text, wanted, id=place)
@@ -32,3 +40,49 @@ def test_weights_are_called_as_the_page_says(net, weights):
 
 def test_the_page_of_ops_is_up_to_date():
     assert ops_page.PAGE.read_text() == ops_page.text(), "python -m tests.docs.ops_page writes it"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name == "tutorial.md"], ids=lambda page: page.stem)
+def test_commands_print_what_the_page_shows(page, tmp_path):
+    """Runs the quick `sh` blocks of a page in their order, then its `python` blocks as one program."""
+    shutil.copytree(ROOT / "specs", tmp_path / "specs", ignore=shutil.ignore_patterns("mnist", "fashion-mnist", "__pycache__"))
+    script, shown, wanted_of_script = "", "", []
+    last = None
+    for example in examples(page):
+        if "file" in example.marks:
+            (tmp_path / example.marks["file"]).write_text(example.text)
+        elif example.language == "sh" and "long" not in example.marks:
+            assert all(line.startswith("netc ") for line in code_lines(example.text)), example.place
+            shown = run_commands(example, tmp_path)
+        elif example.language == "python":
+            script += example.text
+        elif example.language == "output" and last.language == "python":
+            wanted_of_script += example.text.splitlines()
+        elif example.language == "output":
+            assert_shows(shown, example.text.splitlines(), example.place)
+        last = example
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_shows(done.stdout, wanted_of_script, page.name)
+
+
+def run_commands(example, folder) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shown = ""
+    for line in code_lines(example.text):
+        words = shlex.split(line)
+        if "add" in example.marks and words[1] == "train":
+            words += shlex.split(example.marks["add"])
+        done = subprocess.run(words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+        assert (done.returncode != 0) == ("fails" in example.marks), f"{example.place}: {line}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        shown += done.stdout + done.stderr
+    return shown
+
+
+def assert_shows(text: str, wanted: list[str], place: str) -> None:
+    """Each wanted line is, in this order, in a line of the text; `…` stands for anything, blanks for blanks."""
+    lines = iter([" ".join(line.split()) for line in text.splitlines()])
+    for line in wanted:
+        pattern = re.compile(".*".join(re.escape(" ".join(part.split())) for part in line.split("…")))
+        assert any(pattern.search(shown) for shown in lines), f"{place}: no line like {line!r} in\n{text}"

@@ -13,8 +13,8 @@ NOWHERE = Span(Source("generated", ""), 1, 1, 1, 1)
 # The soft keywords and unit-like words are drawn often: they are where a printer and a parser may disagree.
 WORDS = ["x", "y", "conv", "relu", "N", "lang", "import", "as", "let", "block", "net", "data", "train", "input", "label",
          "output", "loss", "metric", "layer", "x3", "e5", "epochs", "f32", "_", "If"]
-names = st.one_of(st.sampled_from(WORDS), st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True)).filter(
-    lambda word: word not in RESERVED)
+names = st.one_of(st.sampled_from(WORDS), st.builds(
+    str.__add__, st.sampled_from("abxN_"), st.text("ax_Z09", max_size=4)).filter(lambda word: word not in RESERVED))
 units = st.one_of(st.none(), st.none(), names, st.just("%"))
 numbers = st.builds(t.Number, st.just(NOWHERE), st.one_of(
     st.integers(0, 300), st.integers(0, MAX_INT), st.floats(0, allow_infinity=False, allow_nan=False)), units)
@@ -51,7 +51,7 @@ def _compound(values):
     )
 
 
-_all_expressions = st.recursive(atoms, _compound, max_leaves=10)
+_all_expressions = st.recursive(atoms, _compound, max_leaves=6)
 expressions = st.deferred(lambda: _all_expressions)  # deferred: its repr in a failure stays short
 
 whole_numbers = st.builds(t.Number, st.just(NOWHERE), st.integers(0, 300))

@@ -34,10 +34,10 @@ class Checkpoint:
 
 def write_checkpoint(path: str | os.PathLike, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Writes tensors (path → array) and `meta` (plain JSON) atomically. Raises NetcError E0605 where it cannot."""
-    text = json.dumps(meta, sort_keys=True)
+    text = json.dumps(meta)
     envelope = json.dumps({"format": FORMAT, "digest": _digest(tensors, text), "meta": text})
     with atomic(path) as stream:
-        stream.write(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {KEY: envelope}))
+        stream.write(save({name: np.asarray(array, order="C") for name, array in tensors.items()}, {KEY: envelope}))
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -74,7 +74,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _digest(tensors: Mapping[str, np.ndarray], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = np.asarray(tensors[name], order="C")
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -59,6 +59,6 @@ def _count(value: np.ndarray) -> str:
 
 
 def _name(kernel: Mapping[str, Any]) -> str:
-    layers = kernel["layers"]
-    what = f"`{layers[0]}`" if len(layers) == 1 else " with ".join(f"`{name}`" for name in layers) or f"`{kernel['name']}`"
-    return f"{what} ({', '.join(kernel['ops'])})"
+    layers = [f"`{layer}`" for layer in kernel["layers"]] or [f"`{kernel['name']}`"]
+    names = layers[0] if len(layers) == 1 else f"the kernel of {', '.join(layers[:-1])} and {layers[-1]}"
+    return f"{names} ({', '.join(kernel['ops'])})"

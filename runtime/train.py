@@ -123,9 +123,12 @@ class _Run:
         except OSError as problem:
             raise NetcError("E0605", f"cannot make the folder {self.out}: {problem.strerror}",
                             "choose another place with --out") from problem
+        for name in (BEST, LAST):
+            for unfinished in self.out.glob(f".{name}.*"):  # left by a process that was killed while writing
+                unfinished.unlink()
         if resume:
             self._restore(read_checkpoint(last) if last.exists() else self._nothing_to_resume())
-        elif last.exists() and not fresh:
+        elif not fresh and last.exists() and read_checkpoint(last).meta.get("state", {}).get("step") != 0:
             raise NetcError("E0625", f"{self.out} holds a run already",
                             "go on with it (--resume), start over (--fresh), or choose another folder (--out)")
         else:
@@ -264,10 +267,11 @@ class _Run:
         if broken:
             raise broken
         self._save_best()
-        write_checkpoint(self.out / LAST, self.parameters.tensors(*EVERYTHING),
-                         {"identity": self.identity, "state": asdict(self.state)})
+        # The log first: a run resumed from this checkpoint does not repeat the steps before it.
         if self.log is not None:
             self.log.flush()
+        write_checkpoint(self.out / LAST, self.parameters.tensors(*EVERYTHING),
+                         {"identity": self.identity, "state": asdict(self.state)})
         self.saved_at = time.perf_counter()
 
     def _save_best(self) -> None:

@@ -54,7 +54,7 @@ def test_commands_print_what_the_page_shows(page, tmp_path):
         elif example.language == "sh" and "long" not in example.marks:
             assert all(line.startswith("netc ") for line in code_lines(example.text)), example.place
             shown = run_commands(example, tmp_path)
-        elif example.language == "python":
+        elif example.language == "python" and "long" not in example.marks:
             script += example.text
         elif example.language == "output" and last.language == "python":
             wanted_of_script += example.text.splitlines()

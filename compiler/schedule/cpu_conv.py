@@ -16,7 +16,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static
+from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static, window_plane
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -139,11 +139,9 @@ class _Convolution:
         self.rows, self.width = rows, width
         self.direct = g.in_place and plain is not None and width >= lanes
         vectors = ceildiv(width, lanes)
-        # Columns of a padded row: every vector may read its taps whole.
-        reach = (g.kernel[1] - 1) * g.dilation[1] // g.stride[1]
-        self.columns = vectors * lanes + reach
-        self.height = 1 if g.pointwise else (rows - 1) * g.stride[0] + (g.kernel[0] - 1) * g.dilation[0] + 1
-        self.phases = sorted({j * g.dilation[1] % g.stride[1] for j in range(g.kernel[1])})
+        # Every vector may read its taps whole.
+        self.plane = window_plane(g.source, g.kernel, g.stride, g.dilation, g.place, g.out, vectors * lanes, g.spread)
+        self.row_shape = (1, 1, vectors * lanes) if g.pointwise else self.plane.shape
         self.threads = cpu.llvm.get("num-cores", 1)
         self.parallel = batch * g.macs / MACS_PER_NS > PARALLEL_NS and self.threads > 1
         if self.direct:
@@ -151,7 +149,7 @@ class _Convolution:
 
     def emit(self) -> None:
         images = self.kernel.shape[0]
-        per_image = (self.g.channels, self.height, len(self.phases), self.columns)
+        per_image = (self.g.channels, *self.row_shape)
         tasks = self.threads if self.parallel and self.batch > 1 else 1
         if not self.direct:
             self.padded = self.kernel.scratch(tuple(map(i64, (tasks, *per_image))), "float32")
@@ -168,7 +166,7 @@ class _Convolution:
 
     def _image(self, n: Any, slot: Any, parallel: bool) -> None:
         if not self.direct:
-            big = self.g.channels * self.height * self.columns > 8 * PARALLEL_NS
+            big = self.g.channels * prod(self.row_shape) > 8 * PARALLEL_NS
             with (T.parallel if parallel and big else T.serial)(0, i64(self.g.channels)) as c:
                 self._pad(n, slot, c)
         g = self.g
@@ -253,49 +251,24 @@ class _Convolution:
             return self.plain[n, c, x]
         if g.pointwise:
             return self.padded[slot, c, 0, 0, x]
-        column = kx * g.dilation[1]
-        stride = g.stride[1]
-        if stride == 1:
-            phase, column = i64(0), column
-        else:
-            phase, column = tirx.floormod(column, i64(stride)), tirx.floordiv(column, i64(stride))
-            if len(self.phases) < stride:
-                # Only some phases are kept; with one kernel column, or a dilation the stride divides, it is the first.
-                phase = sum((tirx.Cast("int64", phase >= i64(p)) for p in self.phases[1:]), start=i64(0))
-        return self.padded[slot, c, y * g.stride[0] + ky * g.dilation[0], phase, x + column]
+        return self.padded[slot, c, *self.plane.at(y * g.stride[0] + ky * g.dilation[0], kx * g.dilation[1], x)]
 
     # --- the padded image ------------------------------------------------------------------------------------------
 
     def _pad(self, n: Any, slot: Any, c: Any) -> None:
         """Copies channel `c` into its padded rows."""
-        g = self.g
-        zero = tirx.const(0.0, "float32")
-        if g.pointwise:
+        if self.g.pointwise:
             self._gather(n, slot, c)
-            return
-        with loops([self.height, len(self.phases), self.columns]) as index:
-            T.buffer_store(self.padded, zero, [slot, c, *index])
-        first, count = inside(g.source[0], g.place[0], g.spread[0], self.height)
-        with T.serial(0, i64(count)) as row:
-            y = row + first
-            target = y * g.spread[0] + g.place[0]
-            for slot_of_phase, phase in enumerate(self.phases):
-                # Source columns x with place + x*spread ≡ phase modulo the stride; one of stride and spread is 1.
-                stride, spread = g.stride[1], g.spread[1]
-                x0 = (phase - g.place[1]) % stride
-                begin = (g.place[1] + x0 * spread) // stride if stride > 1 else g.place[1]
-                skip, wanted = inside(ceildiv(g.source[1] - x0, stride), begin, spread, self.columns)
-                with T.serial(0, i64(wanted)) as step:
-                    at = step + skip
-                    T.buffer_store(self.padded, self.read(n, c, y, at * stride + x0),
-                                   [slot, c, target, i64(slot_of_phase), at * spread + begin])
+        else:
+            self.plane.fill(lambda at, value: T.buffer_store(self.padded, value, [slot, c, *at]),
+                            lambda y, x: self.read(n, c, y, x), tirx.const(0.0, "float32"))
 
     def _gather(self, n: Any, slot: Any, c: Any) -> None:
         """One tap: the source elements that are read, as one row."""
         g = self.g
         zero = tirx.const(0.0, "float32")
-        if self.columns != self.width or g.place != (0, 0) or g.spread != (1, 1) or not self._covers():
-            with T.serial(0, i64(self.columns)) as x:
+        if self.row_shape[2] != self.width or g.place != (0, 0) or g.spread != (1, 1) or not self._covers():
+            with T.serial(0, i64(self.row_shape[2])) as x:
                 T.buffer_store(self.padded, zero, [slot, c, i64(0), i64(0), x])
         spans = []
         for size, place, spread, stride, out in zip(g.source, g.place, g.spread, g.stride, g.out):

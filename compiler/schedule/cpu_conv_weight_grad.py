@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_conv import MACS_PER_NS, applies, known, plane
-from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, fused, i64, inside, loops, rows_per_tile
+from compiler.schedule.cpu_loops import PARALLEL_NS, Plane, ceildiv, fused, i64, loops, rows_per_tile
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -46,8 +46,8 @@ class _WeightGrad:
         self.inputs = self.channels // a.groups
         self.rows = self.inputs * prod(self.size)
         vectors = ceildiv(self.outputs, cpu.lanes)
-        # Vectors a tile: as few empty ones as possible, and of equals the most.
-        self.vectors = min((3, 2, 1), key=lambda n: (ceildiv(vectors, n) * n, -n)) if vectors > 1 else 1
+        # Vectors a tile: as few empty ones as possible; a single one halves the speed (a load for each multiplication).
+        self.vectors = min((3, 2, 1), key=lambda n: (ceildiv(vectors, n) * n * (2 if n == 1 else 1), -n))
         self.width = self.vectors * cpu.lanes
         self.panels = ceildiv(self.outputs, self.width)
         self.m = min(rows_per_tile(cpu, self.vectors), self.rows)
@@ -90,12 +90,9 @@ class _WeightGrad:
         return tirx.floordiv(at, i64(self.panels)), tirx.floormod(at, i64(self.panels))
 
     def _pad(self, n: Any, b: Any, c: Any) -> None:
-        with loops(self.padded_size) as at:
-            T.buffer_store(self.padded, tirx.const(0.0, "float32"), [b, c, *at])
-        (y0, rows), (x0, columns) = (inside(*each) for each in zip(self.source, self.place, (1, 1), self.padded_size))
-        with T.serial(0, i64(rows)) as y, T.serial(0, i64(columns)) as x:
-            at = [x + x0] if self.flat else [y + y0, x + x0]
-            T.buffer_store(self.padded, self.x(n, c, *at), [b, c, y + y0 + self.place[0], x + x0 + self.place[1]])
+        plane = Plane(self.source, self.place, (1, 1), 1, (0,), *self.padded_size)
+        plane.fill(lambda at, value: T.buffer_store(self.padded, value, [b, c, at[0], at[2]]),
+                   lambda y, x: self.x(n, c, *([x] if self.flat else [y, x])), tirx.const(0.0, "float32"))
 
     def _transpose(self, n: Any, b: Any, group: Any, panel: Any) -> None:
         """The output gradient of one panel of channels, channels innermost; missing channels are zero."""

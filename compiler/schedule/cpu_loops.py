@@ -56,6 +56,67 @@ def inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
 
 
 
+@dataclass(frozen=True)
+class Plane:
+    """One channel of an image in padded rows, columns apart by phase, so that strided windows read contiguous vectors.
+
+    source: its (height, width); place: where its row and column 0 lie (may be negative: cropped); spread: distance between
+    neighbours (1, or more for zeros between); stride: of the windows' columns; phases: column remainders that are kept;
+    height, columns: of the padded plane, columns per phase.
+    """
+
+    source: tuple[int, int]
+    place: tuple[int, int]
+    spread: tuple[int, int]
+    stride: int
+    phases: tuple[int, ...]
+    height: int
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.height, len(self.phases), self.columns
+
+    def at(self, y: Any, column: Any, x: Any) -> tuple[Any, Any, Any]:
+        """Where the tap at row `y` and column `column` of window `x` is."""
+        if self.stride == 1:
+            return y, i64(0), x + column
+        phase, column = tirx.floormod(column, i64(self.stride)), tirx.floordiv(column, i64(self.stride))
+        slot = sum((tirx.Cast("int64", phase >= i64(p)) for p in self.phases[1:]), start=i64(0)) \
+            if len(self.phases) < self.stride else phase
+        return y, slot, x + column
+
+    def fill(self, put: Callable, read: Callable, outside: Any) -> None:
+        """put((row, phase, column), value) for the whole plane; read(y, x) gives source elements."""
+        with loops(self.shape) as index:
+            put(tuple(index), outside)
+        self.each(lambda at, y, x: put(at, read(y, x)))
+
+    def each(self, visit: Callable) -> None:
+        """visit((row, phase, column), y, x) for every source element (y, x) that lies in the plane."""
+        first, rows = inside(self.source[0], self.place[0], self.spread[0], self.height)
+        with T.serial(0, i64(rows)) as row:
+            y = row + first
+            for slot, phase in enumerate(self.phases):
+                # Source columns x with place + x*spread ≡ phase modulo the stride; one of stride and spread is 1.
+                x0 = (phase - self.place[1]) % self.stride
+                begin = (self.place[1] + x0) // self.stride
+                skip, wanted = inside(ceildiv(self.source[1] - x0, self.stride), begin, self.spread[1], self.columns)
+                with T.serial(0, i64(wanted)) as step:
+                    x = step + skip
+                    visit((y * self.spread[0] + self.place[0], i64(slot), x * self.spread[1] + begin),
+                          y, x * self.stride + x0)
+
+
+def window_plane(source: Any, kernel: Any, stride: Any, dilation: Any, place: Any, out: Any, columns: int,
+                 spread: tuple[int, int] = (1, 1)) -> Plane:
+    """The plane that `out` windows need; `columns` of them are read in each row."""
+    return Plane(tuple(source), tuple(place), spread, stride[1],
+                 tuple(sorted({j * dilation[1] % stride[1] for j in range(kernel[1])})),
+                 (out[0] - 1) * stride[0] + (kernel[0] - 1) * dilation[0] + 1,
+                 columns + (kernel[1] - 1) * dilation[1] // stride[1])
+
+
 def rows_per_tile(cpu: Cpu, vectors: int) -> int:
     """How many rows a register tile of so many vectors may have: rows·vectors sums, the vectors, and one broadcast.
 

@@ -26,7 +26,7 @@ def initialize(graph: Graph, seed: int) -> dict[str, np.ndarray]:
 
 
 def initial(node: Node, seed: int) -> np.ndarray:
-    """The first value of one parameter node: attrs `init` is (name, argument…) or an array, `fans` (fan_in, fan_out)."""
+    """The first value of a parameter node: attrs `init` is (name, argument…) or an array, `fans` (fan_in, fan_out)."""
     dtype = DTYPES[node.type.dtype]
     init, shape = node.attrs["init"], node.type.shape
     if isinstance(init, np.ndarray):
@@ -35,7 +35,7 @@ def initial(node: Node, seed: int) -> np.ndarray:
 
 
 def stream(seed: int, path: str) -> np.random.Generator:
-    """The random stream of the weight at `path`: Philox keyed by SHA-256 of seed and path, the same on every machine."""
+    """The random stream of the weight at `path`: Philox keyed by SHA-256 of seed and path, alike on every machine."""
     digest = hashlib.sha256(f"{seed}\0{path}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 

@@ -1,4 +1,4 @@
-"""From `.net` text to the source graph: names resolved, blocks instantiated, shapes inferred, every error with its place.
+"""From `.net` text to the source graph: names resolved, blocks instantiated, shapes inferred, errors with their place.
 
 `load` is the whole of it; `declarations` says what a file holds, `check` finds everything wrong with it. How layers and
 weights are called stands in `naming`.
@@ -29,8 +29,9 @@ class Program:
     """A net, elaborated.
 
     net: its name; parameters: the values its parameters took; train: the chosen train section, or the only one for this
-    net, else None; data: the data section as JSON of `runtime.data.config.DataConfig`, chosen likewise (the train section's
-    first); sources: (name, text) of all files that were read, the net's own first; warnings: what is odd but not wrong.
+    net, else None; data: the data section as JSON of `runtime.data.config.DataConfig`, chosen likewise (the train
+    section's first); sources: (name, text) of all files that were read, the net's own first; warnings: what is odd but
+    not wrong.
     """
 
     graph: Graph
@@ -57,8 +58,8 @@ def load(source: os.PathLike | str, *, name: str | None = None, settings: Mappin
     """The program of a file or text.
 
     source: a path (a PathLike, or a string of one line that ends in `.net`), else the text itself, called `name`, whose
-    imports are looked up in the folder of `name`. settings: net parameter → expression text. net, train, data: which ones;
-    one of a kind needs no choosing, a train section chooses its net and data, and `net` may name a train section instead.
+    imports are looked up in the folder of `name`. settings: net parameter → expression text. net, train, data: which
+    ones; one of a kind needs no choosing, a train section chooses its net and data, and `net` may name a train section.
     Raises DiagnosticError with everything that is wrong, syntax errors of all files included.
     """
     report = Report()
@@ -69,7 +70,8 @@ def load(source: os.PathLike | str, *, name: str | None = None, settings: Mappin
     return program
 
 
-def check(source: os.PathLike | str, *, name: str | None = None, settings: Mapping[str, str] | None = None) -> list[Diagnostic]:
+def check(source: os.PathLike | str, *, name: str | None = None,
+          settings: Mapping[str, str] | None = None) -> list[Diagnostic]:
     """Everything wrong or odd in a file or text: all nets, blocks and sections. `settings` as for `load`."""
     report = Report()
     with deep():
@@ -78,7 +80,7 @@ def check(source: os.PathLike | str, *, name: str | None = None, settings: Mappi
 
 
 def declarations(source: os.PathLike | str, *, name: str | None = None) -> Declarations:
-    """The nets, sections and blocks of a file or text. Raises DiagnosticError where it has errors of syntax or names."""
+    """The nets, sections and blocks of a file or text. Raises DiagnosticError where it cannot be read."""
     report = Report()
     with deep():
         unit = Loader(report, source, name).unit
@@ -132,7 +134,8 @@ class Loader:
             known = {name for net in self.unit.nets.values() for name in settable(net)}
             for name in settings:
                 if name not in known:
-                    self.report.error("E0420", f"no net of `{self.unit.name}` has a parameter `{name}`", None, did_you_mean(name, known))
+                    self.report.error("E0420", f"no net of `{self.unit.name}` has a parameter `{name}`", None,
+                                      did_you_mean(name, known))
         for net in self.unit.nets.values():
             own = {name: text for name, text in settings.items() if name in settable(net)}
             if any(p.default is None and p.name not in own for p in net.parameters):
@@ -183,7 +186,8 @@ class Loader:
         if not nets and not self.complete:
             raise Failed
         if not nets:
-            self.report.fail("E0210", f"`{self.unit.name}` has no net", None, "write `net name { … }`, or compile another file")
+            self.report.fail("E0210", f"`{self.unit.name}` has no net", None,
+                             "write `net name { … }`, or compile another file")
         if len(nets) > 1:
             self.report.fail("E0211", f"`{self.unit.name}` has several nets: {', '.join(nets)}", None,
                              f"choose one: {self.unit.name}:{next(iter(nets))}")
@@ -248,7 +252,7 @@ class Loader:
 
 @contextmanager
 def deep() -> Iterator[None]:
-    """Room for nested blocks and expressions: their depth is bounded by the parser and by the limit of nested blocks."""
+    """Room for nested blocks and expressions: the parser and the limit of nested blocks bound their depth."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, 20_000))
     try:

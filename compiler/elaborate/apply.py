@@ -88,7 +88,8 @@ def split_arguments(op: Op, bound: dict[str, Bound]) -> tuple[list[Tensor], dict
     return operands, given
 
 
-def report_op_error(body: Body, op: Op, problem: OpError, bound: dict[str, Bound], operands: list[Tensor], span: Span) -> None:
+def report_op_error(body: Body, op: Op, problem: OpError, bound: dict[str, Bound], operands: list[Tensor],
+                    span: Span) -> None:
     """The error at the argument it names; one about tensors at the call, with where they were made."""
     kinds = {arg.name: arg.kind for arg in op.args()}
     at = bound.get(problem.argument) if kinds.get(problem.argument) not in TENSORS else None
@@ -99,7 +100,8 @@ def report_op_error(body: Body, op: Op, problem: OpError, bound: dict[str, Bound
 
 def room(body: Body, span: Span) -> None:
     if len(body.graph) >= MAX_NODES:
-        body.fail("E0213", f"the net has more than {MAX_NODES} operations", span, "are blocks or `**` nested by mistake?")
+        body.fail("E0213", f"the net has more than {MAX_NODES} operations", span,
+                  "are blocks or `**` nested by mistake?")
 
 
 def weight_type(weight: Weight, types: list[TensorType]) -> TensorType:
@@ -141,14 +143,16 @@ def apply_arithmetic(body: Body, part: tree.Binary, left: Any, right: Any, place
                   "a tensor's values are known only when the binary runs; + - * / work on tensors")
     for value, operand in ((left, part.left), (right, part.right)):
         if not isinstance(value, Tensor) and not is_number(value):
-            unit = isinstance(value, Quantity)
-            body.fail("E0426" if unit else "E0423", f"`{part.operator}` needs tensors or numbers, got {describe(value)}",
-                      operand.span, f"write {value.value / 100 if value.is_percent else value.value}" if unit else None)
+            code, hint = "E0423", None
+            if isinstance(value, Quantity):
+                code, hint = "E0426", f"write {value.value / 100 if value.is_percent else value.value}"
+            body.fail(code, f"`{part.operator}` needs tensors or numbers, got {describe(value)}", operand.span, hint)
     room(body, part.span)
     operands = [value if isinstance(value, Tensor) else constant(body, value, other, place, operand.span)
                 for value, other, operand in ((left, right, part.left), (right, left, part.right))]
     op = REGISTRY[OPERATORS[part.operator]]
-    bound = {arg.name: Bound(value, side.span) for arg, value, side in zip(op.args(), operands, (part.left, part.right))}
+    sides = zip(op.args(), operands, (part.left, part.right))
+    bound = {arg.name: Bound(value, side.span) for arg, value, side in sides}
     return apply_op(body, op, bound, place, part.span)
 
 

@@ -34,9 +34,12 @@ class Callee:
     def signature(self) -> str:
         """`conv(x: tensor, ch: int, k: dims = 1)`."""
         def one(arg: Arg) -> str:
-            default = "" if arg.required else " = …" if isinstance(arg.default, tree.Tree) else (
-                " = none" if arg.default is None else f" = {arg.default if isinstance(arg.default, str) else show(arg.default)}")
-            return f"{arg.name}: {arg.kind}{default}"
+            if arg.required:
+                return f"{arg.name}: {arg.kind}"
+            default = arg.default
+            shown = "…" if isinstance(default, tree.Tree) else "none" if default is None else \
+                default if isinstance(default, str) else show(default)
+            return f"{arg.name}: {arg.kind} = {shown}"
 
         return f"{self.name}({', '.join(map(one, self.parameters))})"
 
@@ -123,8 +126,8 @@ class Binder:
 
     def _give_flag(self, arg: Arg, item: tree.Argument) -> None:
         if self.evaluator.scope.find(arg.name) is not None:
-            self.evaluator.fail("E0421", f"`{arg.name}` is a value here as well as a flag of `{self.callee.name}`", item.span,
-                                f"write `{arg.name} = {arg.name}` or `{arg.name} = true`")
+            self.evaluator.fail("E0421", f"`{arg.name}` is a value here as well as a flag of `{self.callee.name}`",
+                                item.span, f"write `{arg.name} = {arg.name}` or `{arg.name} = true`")
         self._free(arg, item)
         self._give(arg, Bound(True, item.span))
 
@@ -146,7 +149,8 @@ class Binder:
     def _positional(self, item: tree.Argument, span: Span, partial: bool) -> None:
         tensor = None
         for arg in self.callee.parameters:
-            if arg.kind in TENSORS and (partial or arg.kind == "tensors") and (arg.name in self.open or arg.name not in self.filled):
+            takes = arg.name in self.open or arg.name not in self.filled
+            if takes and arg.kind in TENSORS and (partial or arg.kind == "tensors"):
                 tensor = self.is_tensor(item.value) if tensor is None else tensor
                 if not tensor:
                     continue
@@ -202,5 +206,5 @@ class Binder:
             self.evaluator.fail("E0421", f"`{self.callee.name}` needs a tensor, its `{arg.name}`", span,
                                 f"pipe one into it: `x -> {self.callee.name}`")
         words = listing(arg.kind.split("|")) if "|" in arg.kind else None
-        self.evaluator.fail("E0421", f"`{self.callee.name}` needs `{arg.name}`" + (f": one of {words}" if words else ""), span,
-                            self.callee.signature())
+        message = f"`{self.callee.name}` needs `{arg.name}`" + (f": one of {words}" if words else "")
+        self.evaluator.fail("E0421", message, span, self.callee.signature())

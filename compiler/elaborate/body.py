@@ -1,6 +1,7 @@
-"""The body of a net or a block: statements one after another, pipes and calls, blocks instantiated where they are called.
+"""The body of a net or a block: statements one after another, pipes and calls, blocks instantiated where called.
 
-A statement that goes wrong poisons the names it would have bound and nothing else, so one run finds all independent errors.
+A statement that goes wrong poisons the names it would have bound and nothing else: one run finds all
+independent errors.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ MAX_DEPTH = 50  # blocks in blocks
 
 # What people coming from elsewhere call our ops.
 ELSEWHERE = {"linear": "dense", "fc": "dense", "fully_connected": "dense", "conv2d": "conv", "conv1d": "conv",
-             "convolution": "conv", "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool", "bn": "batch_norm",
-             "batchnorm": "batch_norm", "concatenate": "concat", "cat": "concat", "softmax_cross_entropy": "cross_entropy"}
+             "convolution": "conv", "maxpool": "max_pool", "maxpool2d": "max_pool", "avgpool": "avg_pool",
+             "bn": "batch_norm",
+             "batchnorm": "batch_norm", "concatenate": "concat", "cat": "concat", "softmax_loss": "cross_entropy"}
 
 
 @dataclass
@@ -67,8 +69,10 @@ class Place:
 class Body(Evaluator):
     """Elaborates the statements of one net, or of one call of a block."""
 
-    def __init__(self, session: Session, unit: Unit, place: Place, results: tuple[str, ...] = (), chain: tuple[Note, ...] = ()):
-        super().__init__(session.report, Scope(session.report, unit.scope), lambda name: imported(unit, session.report, name))
+    def __init__(self, session: Session, unit: Unit, place: Place, results: tuple[str, ...] = (),
+                 chain: tuple[Note, ...] = ()):
+        super().__init__(session.report, Scope(session.report, unit.scope),
+                         lambda name: imported(unit, session.report, name))
         self.session = session
         self.unit = unit
         self.place = place
@@ -124,7 +128,8 @@ class Body(Evaluator):
         tensors = value.tensors if isinstance(value, Results) else (value,)
         if len(tensors) != len(part.targets):
             self.fail("E0321", f"{len(part.targets)} names for {describe(value)}", part.span,
-                      f"write {len(tensors)} names before the `=`" if isinstance(value, Results) else "write one name before the `=`")
+                      f"write {len(tensors)} names before the `=`" if isinstance(value, Results)
+                      else "write one name before the `=`")
         for target, tensor in zip(part.targets, tensors):
             if not isinstance(tensor, Tensor):
                 self.fail("E0422", f"`{target.name}` would be {describe(tensor)}, not a tensor", part.value.span,
@@ -275,12 +280,14 @@ class Body(Evaluator):
 
     def layer_object(self, part: tree.Layer) -> LayerObject:
         if is_op(part.name) or part.name in self.unit.blocks:
-            self.fail("E0202", f"`{part.name}` is an op or a block already", part.span, "choose another name: nothing is shadowed")
+            self.fail("E0202", f"`{part.name}` is an op or a block already", part.span,
+                      "choose another name: nothing is shadowed")
         target = self.resolve(part.value.callee)
         if isinstance(target, LayerObject):
             self.fail("E0422", f"`{target.name}` is a layer object already", part.value.span,
                       f"call an op or a block, or use `{target.name}`")
-        bound = Binder(self, self.signature(target), self.is_tensor).bind(part.value.arguments, part.value.span, partial=True)
+        bound = Binder(self, self.signature(target), self.is_tensor).bind(part.value.arguments, part.value.span,
+                                                                          partial=True)
         path = self.place.at(part.name).weights
         if self.place.shared is None:
             path = self.session.unique(path)
@@ -348,8 +355,8 @@ class Body(Evaluator):
         dtype = self.dtype(spec)
         notes = made_by([tensor])
         if len(spec.dims) != tensor.type.rank:
-            self.fail("E0320", f"{what} is {tensor.type}, which has {tensor.type.rank} dims, not {len(spec.dims)}", spec.span,
-                      None, notes)
+            self.fail("E0320", f"{what} is {tensor.type}, which has {tensor.type.rank} dims, not {len(spec.dims)}",
+                      spec.span, None, notes)
         wanted = tuple(self.all([lambda p=p: self.dim(p) for p in spec.dims]))
         if dtype != tensor.type.dtype:
             self.fail("E0320", f"{what} is {tensor.type}, its elements are not {dtype}", spec.span, None, notes)
@@ -405,7 +412,8 @@ def block_parameters(session: Session, target: BlockRef) -> tuple[Arg, ...]:
     """The parameters of a block with their kinds; defaults stay syntax trees. Checked once a block."""
     key = id(target.block)
     if key not in session.parameters:
-        evaluator = Evaluator(session.report, target.unit.scope, lambda name: imported(target.unit, session.report, name))
+        evaluator = Evaluator(session.report, target.unit.scope,
+                              lambda name: imported(target.unit, session.report, name))
         session.parameters[key] = declared_parameters(evaluator, target.block.parameters, tensors=True)
     return session.parameters[key]
 
@@ -423,7 +431,8 @@ def declared_parameters(evaluator: Evaluator, parameters: Sequence[tree.Paramete
             case tree.TensorSpec() if tensors:
                 kind: str | None = "tensor"
             case tree.TensorSpec():
-                evaluator.fail("E0205", f"a net's parameter is no tensor: `{part.name}`", part.span, "write `input x: f32[N, …]`")
+                evaluator.fail("E0205", f"a net's parameter is no tensor: `{part.name}`", part.span,
+                               "write `input x: f32[N, …]`")
             case tree.TypeName(name=name):
                 kind = name
                 if name not in kinds:

@@ -31,6 +31,13 @@ EXPECTED = {
     "weight": "nested lists of numbers, all rows of one length", "tensor": "a tensor",
     "tensors": "tensors",
 }
+# What a plain value of each kind is.
+PLAIN: dict[str, Callable[[Any], bool]] = {
+    "int": is_int, "float": is_number, "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str), "dims": lambda value: is_int(value) or isinstance(value, tuple),
+    "padding": lambda value: is_int(value) or isinstance(value, tuple), "axis": is_int,
+    "ints": lambda value: isinstance(value, tuple), "shape": lambda value: isinstance(value, tuple),
+}
 HINTS = {"dims": "write `3x3`, or `dims(k, k)` for computed sizes", "str": 'strings stand in double quotes: "text"',
          "weight": "write [[1, 2], [3, 4]]"}
 
@@ -54,7 +61,8 @@ class Evaluator:
         self.imported = imported
         self.chain: tuple[Note, ...] = ()  # the block calls that led here, innermost first
 
-    def fail(self, code: str, message: str, span: Span | None, hint: str | None = None, notes: Iterable[Note] = ()) -> Any:
+    def fail(self, code: str, message: str, span: Span | None, hint: str | None = None,
+             notes: Iterable[Note] = ()) -> Any:
         self.report.fail(code, message, span, hint, (*notes, *self.chain))
 
     # --- values --------------------------------------------------------------------------------------------------
@@ -86,8 +94,8 @@ class Evaluator:
     def layer(self, part: tree.Expression) -> Any:
         """The value of a call or pipe; only a net's or block's body has one."""
         name = part.callee.text if isinstance(part, tree.Call) else "a pipe"
-        self.fail("E0422", f"{'`' + name + '(…)`' if isinstance(part, tree.Call) else name} is not a value here", part.span,
-                  "layers stand in nets and blocks; here only numbers, dims, strings, lists and arithmetic")
+        self.fail("E0422", f"{'`' + name + '(…)`' if isinstance(part, tree.Call) else name} is not a value here",
+                  part.span, "layers stand in nets and blocks; here only numbers, dims, strings, lists and arithmetic")
 
     def name(self, part: tree.Name) -> Any:
         if len(part.parts) > 1:
@@ -182,8 +190,8 @@ class Evaluator:
         if kind == "weight" and isinstance(part, tree.List):
             return self.nested(part, what)
         if words and isinstance(part, tree.Name) and len(part.parts) == 1 and self.scope.find(part.text) is None:
-            self.fail("E0423", f"{what} is {EXPECTED.get(kind) or 'one of ' + listing(words)}, not `{part.text}`", part.span,
-                      did_you_mean(part.text, words) or "the words are " + listing(words))
+            self.fail("E0423", f"{what} is {EXPECTED.get(kind) or 'one of ' + listing(words)}, not `{part.text}`",
+                      part.span, did_you_mean(part.text, words) or "the words are " + listing(words))
         return self.coerce(self.value(part), kind, part.span, what)
 
     def coerce(self, value: Any, kind: str, span: Span, what: str) -> Any:
@@ -198,12 +206,7 @@ class Evaluator:
                 return self.array(value, span, what)
             if kind in ("axes", "ints", "shape", "padding"):
                 return tuple(self.element(v, kind, s, what) for _, v, s in value.items)
-        known = {
-            "int": is_int, "float": is_number, "bool": lambda v: isinstance(v, bool), "str": lambda v: isinstance(v, str),
-            "dims": lambda v: is_int(v) or isinstance(v, tuple), "padding": lambda v: is_int(v) or isinstance(v, tuple),
-            "ints": lambda v: isinstance(v, tuple), "shape": lambda v: isinstance(v, tuple), "axis": is_int,
-        }
-        if kind in known and known[kind](value):
+        if kind in PLAIN and PLAIN[kind](value):
             return value
         if kind == "axes" and (is_int(value) or isinstance(value, Typed) and value.kind == "axis"):
             return (value.value if isinstance(value, Typed) else value,)

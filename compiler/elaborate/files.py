@@ -84,8 +84,8 @@ class Library:
         if found is None:
             beside = [p.name for folder in (unit.folder, specs_folder()) if folder is not None and folder.is_dir()
                       for p in sorted(folder.glob("*.net"))]
-            self.report.error("E0220", f"there is no file `{wanted}` beside `{unit.name}`, nor in the installed specs", span,
-                              did_you_mean(wanted, beside))
+            self.report.error("E0220", f"there is no file `{wanted}` beside `{unit.name}`, nor in the installed specs",
+                              span, did_you_mean(wanted, beside))
             return None
         path, name = found
         key = path.resolve()
@@ -93,7 +93,8 @@ class Library:
         if key in keys:
             names = [n for _, n in self._open[keys.index(key):]]
             if len(names) == 1:
-                self.report.error("E0221", f"`{wanted}` imports itself", span, "remove the import: its names are here already")
+                self.report.error("E0221", f"`{wanted}` imports itself", span,
+                                  "remove the import: its names are here already")
             else:
                 self.report.error("E0221", f"the imports go round: {' -> '.join([*names, name])}", span,
                                   "move what both files need into a third one")

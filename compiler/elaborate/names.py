@@ -37,7 +37,8 @@ class Checker:
         self.known = {*unit.scope.names(), *(p.name for p in part.parameters)}
         for statement in statements:
             self.known |= set(bound_names(statement))
-        types = [p.type for p in part.parameters] + [s.type for s in statements if isinstance(s, (tree.Input, tree.Label))]
+        leaves = [s for s in statements if isinstance(s, (tree.Input, tree.Label))]
+        types = [item.type for item in (*part.parameters, *leaves)]
         for type in types:
             if isinstance(type, tree.TensorSpec):
                 self.known |= {dim.text for dim in type.dims if isinstance(dim, tree.Name)}
@@ -48,7 +49,8 @@ class Checker:
             targets = item.targets if isinstance(item, tree.Binding) else () if isinstance(item, tree.If) else (item,)
             for target in targets:
                 earlier = self.unit.scope.find(getattr(target, "name", None) or "")
-                loose = isinstance(target, (tree.Loss, tree.Metric)) or isinstance(target, tree.Output) and target.value is None
+                loose = isinstance(target, (tree.Loss, tree.Metric)) or (
+                    isinstance(target, tree.Output) and target.value is None)
                 if earlier is not None and not loose and not self.report.has(target.span):
                     shadowed(self.report, target.name, target.span, earlier)
 
@@ -104,7 +106,8 @@ class Checker:
         else:
             self.unknown(callee)
         for item in part.arguments:
-            if item.name is not None and names is not None and item.name not in names and not self.report.has(item.span):
+            unknown = item.name is not None and names is not None and item.name not in names
+            if unknown and not self.report.has(item.span):
                 self.report.error("E0420", f"`{callee.text}` has no argument `{item.name}`", item.span,
                                   did_you_mean(item.name, names) or f"it has {', '.join(names)}")
             flags = {name for name, flag in (names or {}).items() if flag and item.name is None}

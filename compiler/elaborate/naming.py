@@ -1,15 +1,16 @@
 """What layers are called.
 
-A layer's path is the way to it through the user's own names, joined by `/`; its weights are `path.weight`, `path.bias`, …
+A layer's path is the way to it through the user's own names, joined by `/`; its weights are `path.weight`,
+`path.bias`, …
 
-1. A statement gives the first segment: the (first) name it binds, the name of an output, loss or metric; a loss without a
-   name is `loss`, a metric without one takes the name of its op. In a block, a binding to the block's only result adds
-   no segment: it *is* the block.
+1. A statement gives the first segment: the (first) name it binds, the name of an output, loss or metric; a loss without
+   a name is `loss`, a metric without one takes the name of its op. In a block, a binding to the block's only result
+   adds no segment: it *is* the block.
 2. In a statement with a single layer call the path ends there: `fc = x -> dense(10)` owns `fc.weight`, and
    `i3a = x -> inception(…)` puts the inside of the block under `i3a/`.
 3. In a statement with several, each call adds a segment: the name of its stage if it has one, else the name of the op,
-   block or layer object. Where the same segment occurs more than once in the statement, all of them are numbered from 1 in
-   the order of the text: `b3 = x -> conv_relu(r3) -> conv_relu(c3, 3x3)` makes `b3/conv_relu1`, `b3/conv_relu2`.
+   block or layer object. Where the same segment occurs more than once in the statement, all of them are numbered from
+   1 in the order of the text: `b3 = x -> conv_relu(r3) -> conv_relu(c3, 3x3)` makes `b3/conv_relu1`, `b3/conv_relu2`.
    A stage with `** n` is always numbered. Tensor arithmetic counts as `add`, `sub`, `mul`, `div`, `neg`.
 4. The weights of a layer object are called after the object, wherever it is used; its nodes after the place of use.
 """

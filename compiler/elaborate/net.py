@@ -28,9 +28,10 @@ class Elaborated:
     parameters: dict[str, Any]
 
     def metric_modes(self) -> dict[str, str]:
-        """Metric → whether "max" or "min" of it is best: metric ops count hits, except for those that measure an error."""
+        """Metric → whether "max" or "min" of it is best: metric ops count hits, but for those that measure an error."""
         ops = {name: REGISTRY[self.graph[node].op] for name, node in self.graph.metrics.items()}
-        return {name: "max" if op.roles == ("metric",) and "error" not in op.name else "min" for name, op in ops.items()}
+        return {name: "max" if op.roles == ("metric",) and "error" not in op.name else "min"
+                for name, op in ops.items()}
 
 
 class NetBody(Body):
@@ -104,7 +105,8 @@ class NetBody(Body):
 
     def metric(self, part: tree.Metric) -> None:
         last = part.value.stages[-1].call if isinstance(part.value, tree.Pipe) else part.value
-        word = last.callee.parts[-1] if isinstance(last, tree.Call) else last.text if isinstance(last, tree.Name) else "metric"
+        callee = last.callee if isinstance(last, tree.Call) else last
+        word = callee.parts[-1] if isinstance(callee, tree.Name) else "metric"
         name = self.table_name(part, word, self.graph.metrics)
         self.graph.metrics[name] = self.scalar(part, name, "a metric").node
 
@@ -138,7 +140,8 @@ class NetBody(Body):
         for name, node in self.graph.outputs.items():
             reached = labels & (nx.ancestors(self.graph.nx, node) | {node})
             if reached:
-                self.report.error("E0327", f"the output `{name}` depends on the label `{min(reached)}`", self.spans[name],
+                self.report.error("E0327", f"the output `{name}` depends on the label `{min(reached)}`",
+                                  self.spans[name],
                                   "a deployed net gets no labels: compute outputs from inputs only")
         used = set(self.graph.results())
         for node in list(used):
@@ -170,7 +173,8 @@ def settable(net: tree.Net) -> list[str]:
     return [part.name for part in net.parameters]
 
 
-def resolve_parameters(report: Report, unit: Unit, net: tree.Net, settings: dict[str, str], body: Body) -> dict[str, Any]:
+def resolve_parameters(report: Report, unit: Unit, net: tree.Net, settings: dict[str, str],
+                       body: Body) -> dict[str, Any]:
     """Binds the net's parameters in `body`'s scope: from `settings` (expression texts), else their defaults."""
     arguments = declared_parameters(file_evaluator(unit, report), net.parameters, tensors=False)
     names = [arg.name for arg in arguments]

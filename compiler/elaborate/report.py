@@ -52,7 +52,8 @@ class Report:
         """Whether something was said about this very place."""
         return any(place == span.place for _, place in self._seen)
 
-    def error(self, code: str, message: str, span: Span | None, hint: str | None = None, notes: Iterable[Note] = ()) -> None:
+    def error(self, code: str, message: str, span: Span | None, hint: str | None = None,
+              notes: Iterable[Note] = ()) -> None:
         self.add(Diagnostic(code, message, span, hint, tuple(notes)))
 
     def fail(self, code: str, message: str, span: Span | None, hint: str | None = None,

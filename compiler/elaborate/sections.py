@@ -27,7 +27,8 @@ RATES = {"adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-2, "adagrad": 1e-2, "adadelt
 
 def optimizer_signature(name: str, settings: Mapping[str, float | bool]) -> str:
     """`lr: rate, momentum: float = 0.0, …`: `lr` is a number or a schedule."""
-    words = [f"{key}: {'bool' if isinstance(value, bool) else 'float'} = {show(value)}" for key, value in settings.items()]
+    words = [f"{key}: {'bool' if isinstance(value, bool) else 'float'} = {show(value)}"
+             for key, value in settings.items()]
     return ", ".join([f"lr: rate = {RATES[name]}" if name in RATES else "lr: rate", *words])
 
 
@@ -84,8 +85,8 @@ class TrainConfig:
     optimizer: {"name", "args"}: a name of OPTIMIZERS and all its arguments but the learning rate.
     schedule: {"kind", "args"}: a name of SCHEDULES and all its arguments; `warmup` None where there is none.
     run: duration of the training. patience: epochs without improvement after which it stops, or None. seed: from 0.
-    monitor: {"name": "loss" or a metric's name, "mode": "min" or "max"}: the value on the validation part that says which
-    epoch is the best, and what patience waits for. By default the loss (the sum of all `loss` lines).
+    monitor: {"name": "loss" or a metric's name, "mode": "min" or "max"}: the value on the validation part that says
+    which epoch is the best, and what patience waits for. By default the loss (the sum of all `loss` lines).
     """
 
     name: str
@@ -126,7 +127,8 @@ class SectionEvaluator(Evaluator):
             else:
                 self.settings[setting.name] = setting
 
-    def setting(self, name: str, read: Callable[[tree.Expression], Any], default: Any = None, required: str | None = None) -> Any:
+    def setting(self, name: str, read: Callable[[tree.Expression], Any], default: Any = None,
+                required: str | None = None) -> Any:
         """One setting, read by `read`; `required` is an example for the hint where it must not be missing."""
         if name not in self.settings:
             if required is not None:
@@ -167,7 +169,9 @@ class SectionEvaluator(Evaluator):
 
     def as_duration(self, value: Any, span: Span, what: str) -> dict[str, int | float]:
         if not isinstance(value, Quantity) or value.unit not in UNITS:
-            hint = f"write `{value} epochs` or `{value} steps`" if is_number(value) else "the units are `epochs` and `steps`"
+            hint = "the units are `epochs` and `steps`"
+            if is_number(value):
+                hint = f"write `{value} epochs` or `{value} steps`"
             if isinstance(value, Quantity) and not value.is_percent:
                 hint = did_you_mean(value.unit, UNITS) or hint
             self.fail("E0426", f"{what} is {EXPECTED['duration']}, got {describe(value)}", span, hint)
@@ -199,7 +203,8 @@ class SectionEvaluator(Evaluator):
         self.in_range("lr", lr, part.span, what)
         return {"kind": "constant", "args": {"lr": float(lr), "warmup": None}}
 
-    def table_call(self, part: tree.Expression, table: Mapping[str, str], kind: str, code: str) -> tuple[str, dict[str, Any]]:
+    def table_call(self, part: tree.Expression, table: Mapping[str, str], kind: str,
+                   code: str) -> tuple[str, dict[str, Any]]:
         """A call of one of the names of a table, as the name and all arguments by name."""
         if isinstance(part, tree.Name):
             part = tree.Call(part.span, part)
@@ -207,7 +212,8 @@ class SectionEvaluator(Evaluator):
             self.fail(code, f"this is no {kind}", part.span, f"write one of {listing(table)} with its arguments")
         name = part.callee.text
         if name not in table:
-            self.fail(code, f"there is no {kind} `{name}`", part.callee.span, did_you_mean(name, table) or f"there are {', '.join(table)}")
+            self.fail(code, f"there is no {kind} `{name}`", part.callee.span,
+                      did_you_mean(name, table) or f"there are {', '.join(table)}")
         parameters = parse_signature(table[name])
         bound = Binder(self, Callee(name, parameters), lambda part: False).bind(part.arguments, part.span)
         args = {}
@@ -240,7 +246,8 @@ class SectionEvaluator(Evaluator):
     def epochs(self, part: tree.Expression, what: str) -> int:
         duration = self.duration(part, what)
         if not is_int(duration.get("epochs")):
-            self.fail("E0426", f"{what} is counted in whole epochs, got {describe(self.value(part))}", part.span, "write `3 epochs`")
+            self.fail("E0426", f"{what} is counted in whole epochs, got {describe(self.value(part))}", part.span,
+                      "write `3 epochs`")
         return duration["epochs"]
 
     def reference(self, part: tree.Expression, kind: str, table: Callable[[Unit], dict[str, Any]]) -> tuple[Unit, Any]:
@@ -275,7 +282,8 @@ class SectionEvaluator(Evaluator):
             if name is None:
                 self.fail("E0525", f"each item of {what} has a name", span, f"write [{(names or ('image',))[0]} = …]")
             if names is not None and name not in names:
-                self.fail("E0525", f"{what} has no part `{name}`", span, did_you_mean(name, names) or f"the parts are {listing(names)}")
+                self.fail("E0525", f"{what} has no part `{name}`", span,
+                          did_you_mean(name, names) or f"the parts are {listing(names)}")
             if name in found:
                 self.fail("E0525", f"`{name}` stands twice in {what}", span)
             found[name] = item, span
@@ -302,7 +310,8 @@ class TrainSection:
         monitor = self.evaluator.setting("monitor", lambda part: read_monitor(self.evaluator, part, metrics),
                                          {"name": "loss", "mode": "min"})
         self.evaluator.finish()
-        return TrainConfig(self.section.name, net, data, self.optimizer, self.schedule, self.run, self.patience, self.seed, monitor)
+        return TrainConfig(self.section.name, net, data, self.optimizer, self.schedule, self.run, self.patience,
+                           self.seed, monitor)
 
 
 def read_train(report: Report, unit: Unit, section: tree.Section) -> TrainSection | None:
@@ -347,7 +356,8 @@ def read_monitor(ev: SectionEvaluator, part: tree.Expression, metrics: Mapping[s
     name = part.text if isinstance(part, tree.Name) else part.value
     modes = {"loss": "min", **metrics}
     if name not in modes:
-        ev.fail("E0523", f"the net has no metric `{name}` to monitor", part.span, did_you_mean(name, modes) or f"there are {listing(modes)}")
+        ev.fail("E0523", f"the net has no metric `{name}` to monitor", part.span,
+                did_you_mean(name, modes) or f"there are {listing(modes)}")
     return {"name": name, "mode": modes[name]}
 
 
@@ -389,8 +399,8 @@ def read_split(ev: SectionEvaluator, part: tree.Expression) -> str | dict[str, f
     if not isinstance(value, Listed):
         if isinstance(value, str):
             return value
-        ev.fail("E0525", f"{ev.of('split')} is a list of shares or the path of an index file, got {describe(value)}", part.span,
-                "write [train = 80%, validate = 10%, test = 10%]")
+        ev.fail("E0525", f"{ev.of('split')} is a list of shares or the path of an index file, got {describe(value)}",
+                part.span, "write [train = 80%, validate = 10%, test = 10%]")
     shares = {}
     for name, (item, span) in ev.named(value, ev.of("split"), PARTS).items():
         if not (isinstance(item, Quantity) and item.is_percent):
@@ -408,7 +418,8 @@ def read_augment(ev: SectionEvaluator, part: tree.Expression) -> list[dict[str, 
     if not isinstance(part, tree.List):
         ev.fail("E0423", f"{ev.of('augment')} is a list of augmentations", part.span, "write [crop(pad = 2), flip]")
     ev.no_names([(item.name, None, item.span) for item in part.items], ev.of("augment"))
-    calls = ev.all([lambda item=item: ev.table_call(item.value, AUGMENTATIONS, "augmentation", "E0522") for item in part.items])
+    calls = ev.all([lambda item=item: ev.table_call(item.value, AUGMENTATIONS, "augmentation", "E0522")
+                    for item in part.items])
     return [{"op": name, "args": args} for name, args in calls]
 
 

@@ -1,7 +1,7 @@
 """What names and expressions stand for while a program is elaborated, and the arithmetic of compile-time values.
 
-Plain Python values serve where they can: int, float, bool, str, a tuple of ints for `3x3`, a `Poly` for a dim that is known
-only when the binary runs. The rest are the classes below.
+Plain Python values serve where they can: int, float, bool, str, a tuple of ints for `3x3`, a `Poly` for a dim that is
+known only when the binary runs. The rest are the classes below.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def unary(operator: str, value: Any) -> Any:
 
 
 def binary(operator: str, left: Any, right: Any) -> Any:
-    """Exact arithmetic and comparison: ints stay ints, `/` gives an int where it comes out even. Raises ValueProblem."""
+    """Exact arithmetic and comparison: ints stay ints, `/` is one where it comes out even. Raises ValueProblem."""
     if operator in ("==", "!="):
         return _equal(left, right) == (operator == "==")
     if operator in ("<", "<=", ">", ">="):

@@ -99,7 +99,8 @@ ONE = [
     ("  input i: u8[N, 3]\n  output p = i + 300", "E0324", "300", "cast"),
     ("  output p = x -> cast(u8) -> conv(3)", "E0303", "conv(3)", "cast"),
     ("  output p = x + y", "E0303", "x + y", None),
-    ("  layer f = dense(3)\n  a = x -> flatten -> f\n  b = x -> conv(1) -> flatten -> f\n  output p = a + b", "E0322", "f", None),
+    ("  layer f = dense(3)\n  a = x -> flatten -> f\n  b = x -> conv(1) -> flatten -> f\n  output p = a + b", "E0322",
+     "f", None),
     ("  layer f = dense(3)\n  layer g = f(2)\n  output p = x", "E0422", "f(2)", None),
     ("  layer f = dense(3)\n  output p = x -> flatten -> f(units = 3)", "E0421", "units = 3", None),
 ]
@@ -146,7 +147,8 @@ def test_blocks(before, code, text):
 
 
 def test_the_chain_of_calls_is_told():
-    before = "block g(x: tensor, n: int) -> y {\n  y = x -> conv(n, 9x9)\n}\nblock f(x: tensor) -> y {\n  y = x -> g(2)\n}\n"
+    before = "block g(x: tensor, n: int) -> y {\n  y = x -> conv(n, 9x9)\n}\n" \
+             "block f(x: tensor) -> y {\n  y = x -> g(2)\n}\n"
     error, = [d for d in errors("  output p = x -> f\n  output q = x -> f", before) if d.severity == "error"]
     assert [(n.message, n.span.place) for n in error.notes] == [
         ("`x` is declared", "t.net:9:3"), ("in `g`, called", "t.net:5:12"), ("in `f`, called", "t.net:11:19")]
@@ -175,7 +177,8 @@ def test_names_are_checked_where_nothing_is_elaborated():
   y = x -> conv(k, 3x3, stide = 2) -> rellu(frozn)
 }
 """
-    assert [(c, t) for c, t in found("  if false { a = x -> cov(3, pad = same, init = he)\n  b = a + zz }\n  output p = x", before)
+    body = "  if false { a = x -> cov(3, pad = same, init = he)\n  b = a + zz }\n  output p = x"
+    assert [(c, t) for c, t in found(body, before)
             if c != "E0209"] == [("E0201", "k"), ("E0420", "stide = 2"), ("E0203", "rellu"), ("E0201", "frozn"),
                                  ("E0203", "cov"), ("E0201", "zz")]
 
@@ -206,7 +209,8 @@ def test_outputs_and_labels():
 def test_flag_and_value_of_one_name():
     before = "block f(x: tensor, frozen: bool) -> y {\n  y = x -> conv(3, %s)\n}\n"
     assert ("E0421", "frozen") in found("  output p = x -> f(true)", before % "frozen")
-    assert not [c for c, _ in found("  output p = x -> f(true)\n  metric accuracy(x -> flatten, y)", before % "frozen = frozen")]
+    assert not [c for c, _ in found("  output p = x -> f(true)\n  metric accuracy(x -> flatten, y)",
+                                    before % "frozen = frozen")]
 
 
 def test_bounded_growth():

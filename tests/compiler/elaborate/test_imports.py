@@ -9,7 +9,8 @@ from dsl.diagnostics import DiagnosticError
 from tests.compiler.elaborate.programs import at
 
 MAIN = 'import "%s" as g\nnet t {\n  input x: f32[N, 3, 8, 8]\n  output p = x -> g.f(g.k)\n}\n'
-LIB = "let k = 3 * 2\nblock f(x: tensor, n: int) -> y {\n  y = x -> inner(n)\n}\nblock inner(x: tensor, n: int) -> y {\n  y = x -> conv(n)\n}\n"
+LIB = "let k = 3 * 2\nblock f(x: tensor, n: int) -> y {\n  y = x -> inner(n)\n}\n" \
+      "block inner(x: tensor, n: int) -> y {\n  y = x -> conv(n)\n}\n"
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -25,7 +26,8 @@ def wrong(path: Path) -> list[tuple[str, str]]:
 def test_blocks_and_lets_of_an_imported_file(tmp_path):
     program = load(write(tmp_path, main=MAIN % "lib.net", lib=LIB))
     assert str(program.graph["p"].type) == "f32[N, 6, 8, 8]"
-    assert [(Path(name).name, text) for name, text in program.sources] == [("main.net", MAIN % "lib.net"), ("lib.net", LIB)]
+    assert [(Path(name).name, text) for name, text in program.sources] == [("main.net", MAIN % "lib.net"),
+                                                                           ("lib.net", LIB)]
     assert {o.place.rsplit("/", 1)[1] for o in program.graph["p"].origins} == {"lib.net:6:12"}
 
 
@@ -45,7 +47,8 @@ def test_installed_specs_are_found_behind_the_own_folder(tmp_path):
 
 
 def test_two_ways_to_one_file_read_it_once(tmp_path):
-    main = 'import "a.net" as a\nimport "b.net" as b\nnet t {\n  input x: f32[N, 3, 8, 8]\n  output p = x -> a.f -> b.f\n}\n'
+    main = 'import "a.net" as a\nimport "b.net" as b\n' \
+           'net t {\n  input x: f32[N, 3, 8, 8]\n  output p = x -> a.f -> b.f\n}\n'
     part = 'import "lib.net" as l\nblock f(x: tensor) -> y {\n  y = x -> l.f(l.k)\n}\n'
     assert len(load(write(tmp_path, main=main, a=part, b=part, lib=LIB)).sources) == 4
 

@@ -26,13 +26,15 @@ def test_arithmetic_is_exact(expression, value):
 
 def test_lets_dims_and_lists():
     before = "let k = 3\nlet size = dims(k, k + 2)\nlet pads = [[1, 1], [2, 2]]\nlet same_init = 0.5\n"
-    program = net("  let ch = k * 2\n  output p = x -> conv(ch, size, pad = pads, init = normal(same_init / 2))", before)
+    program = net("  let ch = k * 2\n  output p = x -> conv(ch, size, pad = pads, init = normal(same_init / 2))",
+                  before)
     assert program.graph["p"].attrs["kernel"] == (3, 5) and program.graph["p"].attrs["pad"] == ((1, 1), (2, 2))
     assert program.graph["p.weight"].attrs["init"] == ("normal", 0.25)
 
 
 @pytest.mark.parametrize("condition, value", [
-    ("true", 1), ("not true", 2), ("3 > 2 and 2 >= 2", 1), ("3 < 2 or 1 != 1", 2), ("1x1 == dims(1, 1)", 1), ('"a" == "b"', 2),
+    ("true", 1), ("not true", 2), ("3 > 2 and 2 >= 2", 1), ("3 < 2 or 1 != 1", 2), ("1x1 == dims(1, 1)", 1),
+    ('"a" == "b"', 2),
     ("false and 1 / 0 == 1", 2), ("classes == 10", 1), ("1 == 1.0", 1), ("N == N", 1),
 ])
 def test_if(condition, value):
@@ -41,14 +43,16 @@ def test_if(condition, value):
 
 
 def test_else_if():
-    text = "  if classes == 1 { a = x -> conv(1) } else if classes == 10 { a = x -> conv(2) } else { a = x -> conv(3) }\n  output p = a"
+    text = "  if classes == 1 { a = x -> conv(1) } else if classes == 10 { a = x -> conv(2) }" \
+           " else { a = x -> conv(3) }\n  output p = a"
     assert net(text).graph["a"].type.shape[1] == 2
     assert net(text, settings={"classes": "1"}).graph["a"].type.shape[1] == 1
     assert net(text, settings={"classes": "2 + 2"}).graph["a"].type.shape[1] == 3
 
 
 def test_block_defaults_see_earlier_parameters_and_the_file():
-    before = "let base = 2\nblock f(x: tensor, a: int = base, b: int = a * 3, k: dims = dims(a, 1)) -> y {\n  y = x -> conv(b, k)\n}\n"
+    before = "let base = 2\nblock f(x: tensor, a: int = base, b: int = a * 3, k: dims = dims(a, 1)) -> y {\n" \
+             "  y = x -> conv(b, k)\n}\n"
     program = net("  output p = x -> f\n  output q = x -> f(b = 4)\n  output r = x -> f(1)", before)
     assert [shape(program, n) for n in "pqr"] == ["f32[N, 6, 7, 8]", "f32[N, 4, 7, 8]", "f32[N, 3, 8, 8]"]
 
@@ -95,7 +99,8 @@ def test_symbols_of_inputs_are_dims():
 
 def test_several_results():
     before = "block both(x: f32[N, C, H, W]) -> a, b: f32[N, 2, H, W] {\n  a = x -> relu\n  b = x -> conv(2)\n}\n"
-    program = net("  left, right = x -> both\n  output p = x -> both -> concat(axis = channel)\n  output q = left\n  output r = right", before)
+    program = net("  left, right = x -> both\n  output p = x -> both -> concat(axis = channel)\n"
+                  "  output q = left\n  output r = right", before)
     assert shape(program, "p/concat") == "f32[N, 5, 8, 8]"
     assert program.graph.outputs == {"p": "p/concat", "q": "left/a", "r": "left/b"}
 
@@ -109,7 +114,8 @@ def test_split_has_several_results():
 
 def test_pipes_fill_tensor_parameters_in_order():
     before = "block f(n: int, a: tensor, b: tensor) -> y {\n  y = a -> conv(n) -> sub(b)\n}\n"
-    program = net("  z = x -> relu\n  output p = (x, z) -> f(3)\n  output q = x -> f(3, z)\n  output r = f(3, x, b = z)", before)
+    program = net("  z = x -> relu\n  output p = (x, z) -> f(3)\n  output q = x -> f(3, z)\n"
+                  "  output r = f(3, x, b = z)", before)
     for name in "pqr":
         assert program.graph[f"{name}/sub"].inputs == (f"{name}/conv", "z")
 
@@ -123,18 +129,22 @@ def test_numbers_in_tensor_arithmetic_become_constants():
 def test_fixed_kernels():
     program = net("  output p = x -> conv(1, 3x3, weight = [[-1,-1,-1],[-1,8,-1],[-1,-1,-1]], bias = false, frozen)")
     node = program.graph["p.weight"]
-    assert node.attrs["init"].shape == (1, 3, 3, 3) and node.attrs["init"][0, 2, 1, 1] == 8 and not node.attrs["trainable"]
+    kernel = node.attrs["init"]
+    assert kernel.shape == (1, 3, 3, 3) and kernel[0, 2, 1, 1] == 8 and not node.attrs["trainable"]
 
 
 def test_weights_carry_what_training_needs():
-    graph = net("  a = x -> conv(4, 3x3, lr = 0.1, init = xavier)\n  output p = a -> batch_norm -> flatten -> dense(2)").graph
-    assert graph["a.weight"].attrs == {"init": ("xavier",), "fans": (27, 36), "trainable": True, "state": False, "decay": True,
+    graph = net("  a = x -> conv(4, 3x3, lr = 0.1, init = xavier)\n"
+                "  output p = a -> batch_norm -> flatten -> dense(2)").graph
+    assert graph["a.weight"].attrs == {"init": ("xavier",), "fans": (27, 36), "trainable": True, "state": False,
+                                       "decay": True,
                                        "lr": 0.1}
     assert not graph["a.bias"].attrs["decay"] and graph["p/batch_norm.running_mean"].attrs["state"]
 
 
 def test_labels_carry_classes():
-    graph = net("  output p = x\n  loss cross_entropy(x -> flatten -> dense(classes), y)", settings={"classes": "7"}).graph
+    graph = net("  output p = x\n  loss cross_entropy(x -> flatten -> dense(classes), y)",
+                settings={"classes": "7"}).graph
     assert graph["y"].attrs == {"role": "label", "classes": 7} and graph["x"].attrs == {"role": "input"}
     assert graph["loss/dense.bias"].type.shape == (7,)
 
@@ -163,7 +173,8 @@ def test_net_parameters_of_all_types():
 
 
 def test_choosing_a_net():
-    text = "net a {\n  input x: f32[N, 2]\n  output p = x -> relu\n}\nnet b {\n  input x: f32[N, 3]\n  output p = x -> tanh\n}\n"
+    text = "net a {\n  input x: f32[N, 2]\n  output p = x -> relu\n}\n" \
+           "net b {\n  input x: f32[N, 3]\n  output p = x -> tanh\n}\n"
     assert declarations(text, name="t.net").nets == ("a", "b")
     assert load(text, name="t.net", net="b").net == "b"
     for choice, code in ((None, "E0211"), ("c", "E0210")):
@@ -173,7 +184,8 @@ def test_choosing_a_net():
 
 
 def test_thousand_layers():
-    program = load("net deep {\n  input x: f32[N, 8]\n  output p = x -> dense(8, bias = false) ** 1000\n}\n", name="t.net")
+    program = load("net deep {\n  input x: f32[N, 8]\n  output p = x -> dense(8, bias = false) ** 1000\n}\n",
+                   name="t.net")
     assert len(names(program, "dense")) == 1000 and program.graph.outputs["p"] == "p/dense1000"
 
 

@@ -41,7 +41,8 @@ def test_stage_names_replace_op_names():
 def test_blocks():
     program = net("  i3a = x -> inception(2, 3, 4)\n  output p = i3a -> relu -> inception(1, 1, 1)", BLOCKS)
     assert names(program, "conv") == ["i3a/b1/conv", "i3a/b3/conv_relu1/conv", "i3a/b3/conv_relu2/conv",
-                                      "p/inception/b1/conv", "p/inception/b3/conv_relu1/conv", "p/inception/b3/conv_relu2/conv"]
+                                      "p/inception/b1/conv", "p/inception/b3/conv_relu1/conv",
+                                      "p/inception/b3/conv_relu2/conv"]
     assert names(program, "concat") == ["i3a", "p/inception"]
 
 

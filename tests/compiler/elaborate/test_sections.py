@@ -56,10 +56,12 @@ def test_a_whole_section():
     ("0.1", {"kind": "constant", "args": {"lr": 0.1, "warmup": None}}),
     ("constant(1, warmup = 500 steps)", {"kind": "constant", "args": {"lr": 1.0, "warmup": {"steps": 500}}}),
     ("multistep(0.1, [10 epochs, 12.5 epochs])",
-     {"kind": "multistep", "args": {"lr": 0.1, "at": [{"epochs": 10}, {"epochs": 12.5}], "gamma": 0.1, "warmup": None}}),
+     {"kind": "multistep", "args": {"lr": 0.1, "at": [{"epochs": 10}, {"epochs": 12.5}], "gamma": 0.1,
+                                    "warmup": None}}),
     ("exp(0.1, 95%)", {"kind": "exp", "args": {"lr": 0.1, "gamma": 0.95, "every": {"epochs": 1}, "warmup": None}}),
     ("inv(0.01, power = 0.5)", {"kind": "inv", "args": {"lr": 0.01, "gamma": 1e-4, "power": 0.5, "warmup": None}}),
-    ("poly(0.01)", {"kind": "poly", "args": {"lr": 0.01, "power": 1.0, "over": {"epochs": 15}, "end": 0.0, "warmup": None}}),
+    ("poly(0.01)", {"kind": "poly", "args": {"lr": 0.01, "power": 1.0, "over": {"epochs": 15}, "end": 0.0,
+                                             "warmup": None}}),
     ("cosine(0.01, over = 90 steps, end = 1e-5)",
      {"kind": "cosine", "args": {"lr": 0.01, "over": {"steps": 90}, "end": 1e-5, "warmup": None}}),
 ])
@@ -105,9 +107,11 @@ def test_data():
   augment = [crop(pad = 2), jitter(0.1), flip, flip(vertical)]
   feed = [x = ["a", "b"], y = "c"], classes = ["one", "two", "three", "four"]""")
     assert config == {
-        "name": "d", "source": "npz:d.npz", "root": ".", "batch": 16, "split": {"train": 0.7, "validate": 0.1, "test": 0.2},
+        "name": "d", "source": "npz:d.npz", "root": ".", "batch": 16,
+        "split": {"train": 0.7, "validate": 0.1, "test": 0.2},
         "augment": [{"op": "crop", "args": {"pad": 2}}, {"op": "jitter", "args": {"amount": 0.1}},
-                    {"op": "flip", "args": {"direction": "horizontal"}}, {"op": "flip", "args": {"direction": "vertical"}}],
+                    {"op": "flip", "args": {"direction": "horizontal"}},
+                    {"op": "flip", "args": {"direction": "vertical"}}],
         "feed": {"x": ["a", "b"], "y": "c"}, "shuffle": False, "seed": 3, "classes": ["one", "two", "three", "four"]}
     read = DataConfig.from_json(json.loads(json.dumps(config)))
     assert read.to_json() == config
@@ -131,13 +135,15 @@ def test_root_is_the_folder_of_the_file(tmp_path):
     ("sgd(0.1, nesterov)", "", "E0425", "sgd(0.1, nesterov)"), ("sgd(-0.1)", "", "E0425", "-0.1"),
     ("sgd(stp(0.1))", "", "E0522", "stp"), ("sgd(step(0.1))", "", "E0421", "step(0.1)"),
     ("sgd(step(0.1, every = 5))", "", "E0426", "5"), ("sgd(step(0.1, every = 5 epoch_s))", "", "E0426", "5 epoch_s"),
-    ("sgd(step(0.1, every = 0 epochs))", "", "E0425", "0 epochs"), ("sgd(step(0.1, every = 1.5 steps))", "", "E0425", "1.5 steps"),
+    ("sgd(step(0.1, every = 0 epochs))", "", "E0425", "0 epochs"),
+    ("sgd(step(0.1, every = 1.5 steps))", "", "E0425", "1.5 steps"),
     ("sgd(multistep(0.1, at = [5 epochs, 3 epochs]))", "", "E0425", "3 epochs"),
     ("sgd(multistep(0.1, at = [5 epochs, 300 steps]))", "", "E0425", "300 steps"),
     ("sgd(multistep(0.1, at = []))", "", "E0426", "[]"), ("sgd(0.1)", "patience = 3", "E0426", "3"),
     ("sgd(0.1)", "patience = 3 steps", "E0426", "3 steps"), ("sgd(0.1)", "seed = -1", "E0425", "-1"),
     ("sgd(0.1)", "sead = 1", "E0520", "sead = 1"), ("sgd(0.1)", "run = 3 epochs", "E0520", "run = 3 epochs"),
-    ("sgd(0.1)", "net = m", "E0524", "m"), ("sgd(0.1)", 'net = "n"', "E0524", '"n"'), ("sgd(0.1)", "data = e", "E0524", "e"),
+    ("sgd(0.1)", "net = m", "E0524", "m"), ("sgd(0.1)", 'net = "n"', "E0524", '"n"'),
+    ("sgd(0.1)", "data = e", "E0524", "e"),
     ("sgd(0.1)", "monitor = acuracy", "E0523", "acuracy"), ("adam(eps = 0)", "", "E0425", "0"),
     ("sgd(lr = true)", "", "E0423", "true"), ("sgd(cosine(0.1, end = -1))", "", "E0425", "-1"),
 ])
@@ -146,14 +152,18 @@ def test_wrong_train_sections(optimizer, more, code, text):
 
 
 def test_missing_settings():
-    assert [(d.code, d.hint) for d in check(NET + "train fit {\n  seed = 1\n}\ndata d {\n  seed = 1\n}\n", name="t.net")] == [
-        ("E0521", "add `optimizer = sgd(lr = 0.1), run = 10 epochs`"), ("E0521", 'add `source = "csv:file.csv", batch = 64`')]
+    assert [(d.code, d.hint) for d in check(NET + "train fit {\n  seed = 1\n}\ndata d {\n  seed = 1\n}\n",
+                                            name="t.net")] == [
+        ("E0521", "add `optimizer = sgd(lr = 0.1), run = 10 epochs`"),
+        ("E0521", 'add `source = "csv:file.csv", batch = 64`')]
 
 
 @pytest.mark.parametrize("more, code, text", [
     ("split = [train = 70%, test = 20%]", "E0525", "[train = 70%, test = 20%]"), ("split = [train = 1]", "E0426", "1"),
-    ("split = [70%, 30%]", "E0525", "70%"), ("split = [train = 70%, tset = 30%]", "E0525", "30%"), ("split = 3", "E0525", "3"),
-    ("augment = [crp(2)]", "E0522", "crp"), ("augment = [crop]", "E0421", "crop"), ("augment = [crop(2.5)]", "E0423", "2.5"),
+    ("split = [70%, 30%]", "E0525", "70%"), ("split = [train = 70%, tset = 30%]", "E0525", "30%"),
+    ("split = 3", "E0525", "3"),
+    ("augment = [crp(2)]", "E0522", "crp"), ("augment = [crop]", "E0421", "crop"),
+    ("augment = [crop(2.5)]", "E0423", "2.5"),
     ("augment = crop(2)", "E0423", "crop(2)"), ("augment = [flip(sideways)]", "E0423", "sideways"),
     ("feed = [x = 3]", "E0423", "3"), ("feed = [z = \"a\"]", "E0526", 'z = "a"'), ("feed = \"a\"", "E0423", '"a"'),
     ("shuffle = 1", "E0423", "1"), ("seed = 1.5", "E0423", "1.5"), ("classes = [\"a\", \"a\"]", "E0525", '["a", "a"]'),
@@ -164,7 +174,8 @@ def test_wrong_data_sections(more, code, text):
 
 
 def test_wrong_sources():
-    for source, code, text in (("3", "E0423", "3"), ('[test = "a"]', "E0525", '[test = "a"]'), ('["a"]', "E0525", '"a"')):
+    for source, code, text in (("3", "E0423", "3"), ('[test = "a"]', "E0525", '[test = "a"]'),
+                               ('["a"]', "E0525", '"a"')):
         assert wrong(NET + DATA.replace('"npz:d.npz"', source) % "") == [(code, text)]
 
 

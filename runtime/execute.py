@@ -71,7 +71,8 @@ class Executable:
         self.programs = self.manifest["programs"]
         self.parameters = Parameters(self.manifest)
         self.name = artifact.path or self.manifest["net"]
-        self._functions = _load(artifact)
+        self._module = _load(artifact)
+        self._functions: dict[str, Any] = {}
         self._parameters = tvm_ffi.from_dlpack(self.parameters.buffer)
         self._arenas: dict[str, tuple[int, Any]] = {}
         if "parameters.safetensors" in artifact.members:
@@ -116,8 +117,14 @@ class Executable:
             raise NetcError("E0612", f"`{sorted(unknown)[0]}` is no input of {self.name}", f"its inputs are {names}")
         tensors = [tvm_ffi.from_dlpack(array) for array in arguments]
         arena = self._arena(program, format.size(entry["arena"], sizes))
-        return Bound(self._functions[entry["symbol"]], [*tensors, self._parameters, arena], len(entry["kernels"]), out,
+        return Bound(self._function(entry["symbol"]), [*tensors, self._parameters, arena], len(entry["kernels"]), out,
                      sizes)
+
+    def _function(self, symbol: str) -> Any:
+        """A function of the module, looked up once: the linker takes a millisecond for each look."""
+        if symbol not in self._functions:
+            self._functions[symbol] = self._module[symbol]
+        return self._functions[symbol]
 
     @staticmethod
     def _shape(entry: Mapping[str, Any], name: str) -> list:

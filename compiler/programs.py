@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from compiler.autodiff import differentiate
+from compiler.cost import MACHINES, seconds
 from compiler.ir import Graph
 from compiler.optimizer import add_optimizer
+from compiler.passes.base import Context
 from compiler.passes.expand import expand
+from compiler.passes.pipeline import LAYERS, PRIMITIVES, Step, optimize
 from compiler.passes.select_mode import select_mode
 
 
-def run(graph: Graph) -> Graph:
+@dataclass(frozen=True)
+class Options:
+    """How programs are optimized. machine: a key of cost.MACHINES. off, only, stop_after: see `pipeline.optimize`."""
+
+    machine: str = "cpu"
+    batch: int = 1
+    off: Collection[str] = ()
+    only: Collection[str] = ()
+    check: bool = False
+    steps: list[Step] = field(default_factory=list, compare=False)  # what the passes did, in order
+
+    def context(self, training: bool) -> Context:
+        machine = MACHINES[self.machine]
+        return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training)
+
+
+def run(graph: Graph, options: Options = Options()) -> Graph:
     """What is deployed: the subgraph that reaches an output."""
-    return expand(select_mode(graph, "deploy"))
+    return _inference(select_mode(graph, "deploy"), options)
 
 
-def evaluate(graph: Graph) -> Graph:
+def evaluate(graph: Graph, options: Options = Options()) -> Graph:
     """Outputs, losses and metrics, computed as at deployment."""
-    return expand(select_mode(graph, "evaluate"))
+    return _inference(select_mode(graph, "evaluate"), options)
 
 
-def step(graph: Graph, config: dict[str, Any]) -> Graph:
-    """Forward, loss, backward and optimizer update of one batch; what the runtime watches are losses and metrics."""
-    joint, gradients = differentiate(select_mode(graph, "train"))
+def step(graph: Graph, config: dict[str, Any], options: Options = Options()) -> Graph:
+    """Forward, loss, backward and optimizer update of one batch; what the runtime watches are losses and metrics.
+
+    Passes that rewrite layers see the forward graph, so that the gradient of what they made is what is computed.
+    """
+    forward = _passes(select_mode(graph, "train"), LAYERS, options, training=True)
+    joint, gradients = differentiate(forward)
     joint.gradients = dict(gradients)
     add_optimizer(joint, gradients, config)
     joint.outputs = {}
-    return expand(joint.prune())
+    return _passes(expand(joint.prune()), PRIMITIVES, options, training=True)
+
+
+def _inference(graph: Graph, options: Options) -> Graph:
+    return _passes(expand(_passes(graph, LAYERS, options)), PRIMITIVES, options)
+
+
+def _passes(graph: Graph, names: list[str], options: Options, training: bool = False) -> Graph:
+    graph, steps = optimize(graph, options.context(training), names=names, off=options.off, only=options.only,
+                            check=options.check)
+    options.steps.extend(steps)
+    return graph

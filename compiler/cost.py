@@ -1,0 +1,49 @@
+"""The cost model: predicted time of operations on a target, by roofline. Passes decide by it; nothing is measured.
+
+time = max(FLOPs / peak, bytes / bandwidth) + launch, for each kernel (Williams et al., Roofline, CACM 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compiler import dims
+from compiler.group import is_leaf, is_view
+from compiler.ir import Graph, Node
+from compiler.ops import REGISTRY, namespace
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel."""
+
+    flops: float
+    bandwidth: float
+    launch: float
+
+
+# One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
+MACHINES = {
+    "cpu": Machine(8e10, 2e10, 5e-7),
+    "sm_80": Machine(1.95e13, 1.555e12, 4e-6),
+    "sm_90": Machine(6.7e13, 3.35e12, 4e-6),
+}
+
+
+def seconds(graph: Graph, nodes: Iterable[Node], machine: Machine, batch: int) -> float:
+    """Predicted time of `nodes`, each a kernel of its own; leaves and views cost nothing. Symbols other than the batch
+    count as the batch does."""
+    total = 0.0
+    for node in nodes:
+        if is_leaf(node) or is_view(node):
+            continue
+        types = [graph[i].type for i in node.inputs]
+        flops = REGISTRY[node.op].flops(namespace(node.attrs), types, node.type)
+        moved = node.type.bytes
+        for type in {i: graph[i].type for i in node.inputs}.values():
+            moved = moved + type.bytes
+        env = {s: batch for s in dims.symbols(flops) | dims.symbols(moved)}
+        total += max(dims.evaluate(flops, env) / machine.flops, dims.evaluate(moved, env) / machine.bandwidth)
+        total += machine.launch
+    return total

@@ -1,0 +1,62 @@
+"""The pipeline: which passes run, in which order, and what each did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from compiler.ir import Graph
+from compiler.passes import clean  # noqa: F401  (declares its pass)
+from compiler.passes.base import PASSES, Context, Rewrite
+from compiler.verify import verify
+from runtime.errors import NetcError
+
+LAYERS: list[str] = []      # on the user's layers, before differentiation
+PRIMITIVES = ["clean"]      # on what is lowered
+PIPELINE = [*LAYERS, *PRIMITIVES]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass that ran (or that `skipped` says did not): what it considered, how long it took, the graph behind it."""
+
+    name: str
+    rewrites: tuple[Rewrite, ...]
+    seconds: float
+    graph: Graph
+    skipped: str = ""
+
+    @property
+    def taken(self) -> int:
+        return sum(r.taken for r in self.rewrites)
+
+
+def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only: Collection[str] = (),
+             stop_after: str | None = None, check: bool = False, names: Sequence[str] = PIPELINE,
+             observe: Callable[[Step], None] | None = None) -> tuple[Graph, list[Step]]:
+    """Runs the passes of `names` on a copy of `graph`.
+
+    off, only: passes to leave out, or the only ones to run. check: run the verifier after each. observe: called with each
+    step. Raises NetcError E0408 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
+    """
+    for name in [*off, *only, *([stop_after] if stop_after else [])]:
+        if name not in PASSES:
+            raise NetcError("E0408", f"there is no pass `{name}`", f"the passes are {', '.join(PIPELINE)}")
+    graph = graph.copy()
+    steps: list[Step] = []
+    for name in names:
+        chosen = PASSES[name]
+        skipped = "switched off" if name in off or only and name not in only \
+            else chosen.reason if context.training and not chosen.training else ""
+        before = graph.copy() if check else None
+        start = time.perf_counter()
+        rewrites = [] if skipped else chosen.run(graph, context)
+        if check:
+            verify(graph, before)
+        steps.append(Step(name, tuple(rewrites), time.perf_counter() - start, graph.copy(), skipped))
+        if observe:
+            observe(steps[-1])
+        if name == stop_after:
+            break
+    return graph, steps

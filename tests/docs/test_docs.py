@@ -13,6 +13,13 @@ from pathlib import Path
 import pytest
 
 from compiler.elaborate import check, load
+from compiler.elaborate.expressions import AXES
+from compiler.elaborate.sections import AUGMENTATIONS, DATA_KEYS, OPTIMIZERS, SCHEDULES, TRAIN_KEYS
+from compiler.initialize import INITIALIZERS
+from compiler.ir import DTYPES
+from compiler.ops.base import KINDS, parse_signature
+from netc.cli import Verbs
+from netc.verbs import explain
 from tests.docs import ops_page
 from tests.docs.examples import PAGES, ROOT, code_lines, examples, programs
 
@@ -86,3 +93,73 @@ def assert_shows(text: str, wanted: list[str], place: str) -> None:
     for line in wanted:
         pattern = re.compile(".*".join(re.escape(" ".join(part.split())) for part in line.split("…")))
         assert any(pattern.search(shown) for shown in lines), f"{place}: no line like {line!r} in\n{text}"
+
+
+RENDERED = [(before, example) for before, example in zip(EXAMPLES, EXAMPLES[1:]) if example.language == "rendered"]
+
+
+@pytest.mark.parametrize("net, message", RENDERED, ids=[message.place for _, message in RENDERED])
+def test_messages_are_those_of_the_page(net, message):
+    problems = check(net.text, name=net.marks["file"])
+    assert "\n".join(problem.render() for problem in problems) + "\n" == message.text
+
+
+def test_quoted_files_are_the_files():
+    quoted = [example for example in EXAMPLES if "same" in example.marks]
+    assert quoted
+    for example in quoted:
+        assert example.text == (ROOT / example.marks["same"]).read_text(), example.place
+
+
+def heading_anchor(heading: str) -> str:
+    """The anchor that GitHub and its like give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_resolve(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(heading_anchor, headings), f"{page.name}: {link}"
+
+
+def test_every_verb_is_in_the_readme_and_its_use_is_shown():
+    pages = "".join(page.read_text() for page in PAGES)
+    for verb in Verbs(name="netc").list_commands(None):
+        assert f"`{verb}`" in PAGES[0].read_text(), verb
+        assert f"netc {verb}" in pages, verb
+
+
+def test_every_range_of_error_codes_is_explained():
+    page = (ROOT / "docs" / "errors.md").read_text()
+    for code in explain.pages():
+        assert f"`{code[:3]}xx`" in page, code
+
+
+def test_files_and_folders_that_prose_names_are_there():
+    for page in PAGES:
+        for name in re.findall(r"`((?:dsl|compiler|runtime|netc|specs|tests|docs)/[\w/.]*)`", page.read_text()):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_tables_of_the_language_page_are_complete():
+    page = (ROOT / "docs" / "language.md").read_text()
+    rows = {row[0]: row[1] for row in re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", page, re.MULTILINE)}
+    for table, whole in ((OPTIMIZERS, True), (SCHEDULES, False)):
+        for name, signature in table.items():
+            names = [argument.split("=")[0].strip() for argument in rows[name].split(",")]
+            known = [arg.name for arg in parse_signature(signature)]
+            assert names == (known if whole else [n for n in known if n != "warmup"]), name
+    for key in (*DATA_KEYS, *TRAIN_KEYS):
+        assert re.search(rf"^\|.*`{key}`.*\|", page, re.MULTILINE), key
+    for name in AUGMENTATIONS:
+        assert f"| `{name}(" in page, name
+    for word in (*DTYPES, *AXES, *INITIALIZERS, *(kind for kind in KINDS if kind not in ("tensor", "tensors"))):
+        assert re.search(rf"[`\s]{word}[`\s(]", page), word

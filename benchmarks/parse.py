@@ -36,7 +36,9 @@ def good(lines: int) -> str:
 
 
 def bad(errors: int) -> str:
-    return "net f {\n" + "".join(f"  y{i} = x -> conv({i}, -> relu\n  z{i} = {i} -> relu\n" for i in range(errors)) + "}\n"
+    return (
+        "net f {\n" + "".join(f"  y{i} = x -> conv({i}, -> relu\n  z{i} = {i} -> relu\n" for i in range(errors)) + "}\n"
+    )
 
 
 def measure(name: str, work, repeat: int) -> None:
@@ -46,14 +48,16 @@ def measure(name: str, work, repeat: int) -> None:
         work()
         wall.append(time.perf_counter() - start)
         cpu.append(time.process_time() - busy)
-    print(f"{name:36} median {statistics.median(wall):6.3f} s   best {min(wall):6.3f} s   CPU {statistics.median(cpu):6.3f} s")
+    middle = statistics.median
+    print(f"{name:36} median {middle(wall):6.3f} s   best {min(wall):6.3f} s   CPU {middle(cpu):6.3f} s")
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--repeat", type=int, default=5)
     repeat = arguments.parse_args().repeat
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+    print(f"{machine}, Python {platform.python_version()}")
     text, wrong = good(10_000), bad(1000)
     parse("", "warm-up")
     file, problems = parse(text, "good.net")

@@ -45,8 +45,8 @@ class Builder(Transformer):
     def lang(self, c: list) -> None:
         self.lang_span = span = self.span(c[0], c[1])
         if c[1].value != str(LANG):
-            self.report("E0109", f"this is language {c[1].value}; this netc knows language {LANG}", self.span(c[1], c[1]),
-                        f"write `lang {LANG}`, or use a newer netc")
+            self.report("E0109", f"this is language {c[1].value}; this netc knows language {LANG}",
+                        self.span(c[1], c[1]), f"write `lang {LANG}`, or use a newer netc")
         elif self.lang_number is not None:
             self.report("E0109", "`lang` stands only once in a file", span, "remove this line")
         self.lang_number = LANG
@@ -158,9 +158,8 @@ class Builder(Transformer):
         return t.Tuple(self.span(c[0], c[-1]), tuple(c[1:-1:2]))
 
     def stage(self, c: list) -> t.Stage:
-        named = isinstance(c[1], Token)
-        call = c[3] if named else c[1]
-        return t.Stage(self.span(c[0], c[-1]), call, c[1].value if named else None, c[-1] if c[-1] is not call else None)
+        name, call = (c[1].value, c[3]) if isinstance(c[1], Token) else (None, c[1])
+        return t.Stage(self.span(c[0], c[-1]), call, name, c[-1] if c[-1] is not call else None)
 
     def bare_call(self, c: list) -> t.Call:
         return t.Call(c[0].span, c[0], (), True)

@@ -54,7 +54,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One error (or warning): code, message, span, hint, and the chain of block calls that led there (outermost last)."""
+    """One error (or warning): code, message, span, hint, and the block calls that led there (outermost last)."""
 
     code: str
     message: str

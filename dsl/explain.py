@@ -1,42 +1,34 @@
-"""What a syntax error means, in words: what was found, what may stand there, and the slip that most likely caused it."""
+"""What a syntax error means, in words: what was found, what may stand there, and the slip that likely caused it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from dsl.diagnostics import Diagnostic, Source, Span, did_you_mean
-from dsl.lexer import CONTINUES, DECLARATIONS, OPERATORS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, Token, token_span
+from dsl.lexer import CONTINUES, DECLARATIONS, RESERVED, STATEMENTS, TOP, VALUE_ENDS, Token, token_span
 
 VALUE = frozenset({"NAME", "NUMBER", "DIMS", "STRING", "TRUE", "FALSE", "LPAR", "LSQB", "MINUS", "NOT"})
 WORDS = {
-    "NAME": "a name", "NUMBER": "a number", "STRING": 'a string in quotes', "AS": "`as`", "UNIT": "a unit", "ARROW": "`->`",
-    "POWER": "`**`", "EQUAL": "`=`", "COLON": "`:`", "COMMA": "`,`", "DOT": "`.`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`",
-    "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "IN": "`in`", "ELSE": "`else`", "NEWLINE": "the end of the line",
-    "DIMS": "dims", "TRUE": "`true`", "FALSE": "`false`", "NOT": "`not`", "MINUS": "`-`",
+    "value": "a value", "operator": "an operator", "NAME": "a name", "NUMBER": "a number",
+    "STRING": "a string in quotes", "AS": "`as`", "EQUAL": "`=`", "COLON": "`:`", "IN": "`in`", "LPAR": "`(`",
+    "LSQB": "`[`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`", "ARROW": "`->`", "LBRACE": "`{`", "RBRACE": "`}`",
+    "ELSE": "`else`", "NEWLINE": "the end of the line",
 }
-ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB", "ARROW",
-         "operator", "LBRACE", "RBRACE", "ELSE", "NEWLINE")
+ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB",
+         "ARROW", "operator", "LBRACE", "RBRACE", "ELSE", "NEWLINE")
 
 
 def in_words(names: set[str]) -> str:
     """`a value, `,` or `)`` for a set of terminals."""
-    left = set(names)
-    kinds = []
-    if VALUE <= left | {"MINUS"}:
+    left, kinds = set(names), []
+    if {"NAME", "NUMBER", "LPAR"} <= left:
         left -= VALUE
         kinds.append("value")
-    elif "NAME" in left and "NUMBER" in left and "LPAR" in left:
-        left -= VALUE
-        kinds.append("value")
-    if left & OPERATORS >= {"PLUS", "MINUS"}:
-        kinds.append("operator")
+    if {"PLUS", "MINUS"} <= left:
         left.discard("LPAR")
-    left -= OPERATORS | {"POWER", "DOT", "UNIT"}
-    kinds += [name for name in ORDER if name in left]
-    kinds.sort(key=ORDER.index)
-    phrases = [{"value": "a value", "operator": "an operator"}.get(kind) or WORDS[kind] for kind in kinds]
-    if not phrases:
-        return "a statement"
+        kinds.append("operator")
+    kinds = sorted([*kinds, *(name for name in left if name in WORDS)], key=ORDER.index)
+    phrases = [WORDS[kind] for kind in kinds]
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " or " + phrases[-1]
 
 
@@ -53,7 +45,7 @@ def found(token: Token) -> str:
 
 
 class Explainer:
-    """Explains the error at `tokens[at]`; the statement began at `tokens[first]`, `row` are the terminals allowed there."""
+    """Explains the error at `tokens[at]`; its statement began at `tokens[first]`, `row` are the terminals allowed."""
 
     def __init__(self, source: Source, tokens: Sequence[Token], first: int, at: int, row: set[str], where: str):
         self.source, self.tokens, self.first, self.at, self.row = source, tokens, first, at, row
@@ -83,27 +75,27 @@ class Explainer:
                 return self._wrong_declaration()
             return None
         if start.type == "ELSE" and self.at == self.first:
-            return Diagnostic("E0105", "`else` without an `if` before it", self._at(start), "it stands behind the `}` of an `if`")
+            return Diagnostic("E0105", "`else` without an `if` before it", self._at(start),
+                              "it stands behind the `}` of an `if`")
         if start.type != "NAME" or self.at != self.first + 1:
             return None
         word = start.value
         if self.where == "section":
-            if self.token.type == "COLON":
-                return Diagnostic("E0101", f"expected `=` after `{word}`, found `:`", self._at(self.token), "settings are written `name = value`")
             return Diagnostic("E0101", f"expected `=` after `{word}`, found {found(self.token)}", self._at(self.token),
                               "settings are written `name = value`, on lines of their own or separated by commas")
         if word in DECLARATIONS and self.token.type in ("NAME", "STRING"):
-            return Diagnostic("E0105", f"`{word}` cannot stand inside `{{ }}`", self._at(start), "it stands at the left, outside of nets and blocks")
+            return Diagnostic("E0105", f"`{word}` cannot stand inside `{{ }}`", self._at(start),
+                              "it stands at the left, outside of nets and blocks")
         if word == "elif":
             return Diagnostic("E0105", "`elif` is not a statement", self._at(start), "write `else if`")
         if self.token.type in ("NAME", "NUMBER", "DIMS", "STRING", "MINUS", "LPAR"):
             guess = did_you_mean(word, [*STATEMENTS, "if"])
             if guess or self.token.type == "NAME":
-                return Diagnostic("E0105", f"`{word}` does not begin a statement", self._at(start), guess or
-                                  "a statement is `name = …`, or begins with input, label, output, loss, metric, let, layer or if")
+                kinds = "a statement is `name = …`, or begins with input, label, output, loss, metric, let, layer or if"
+                return Diagnostic("E0105", f"`{word}` does not begin a statement", self._at(start), guess or kinds)
         if self.token.type in ("LPAR", "NEWLINE", "ARROW", "DOT"):
-            return Diagnostic("E0105", f"expected `=` after `{word}`, found {found(self.token)}: a value needs a name", self._at(self.token),
-                              f"write `y = {word}…`, or `output y = {word}…`")
+            message = f"expected `=` after `{word}`, found {found(self.token)}: a value needs a name"
+            return Diagnostic("E0105", message, self._at(self.token), f"write `y = {word}…`, or `output y = {word}…`")
         return None
 
     def _wrong_declaration(self) -> Diagnostic:
@@ -111,11 +103,12 @@ class Explainer:
         if start.type == "NAME":
             second = self.tokens[self.first + 1].type
             if start.value in STATEMENTS or second in ("EQUAL", "COMMA", "COLON") and start.value not in TOP:
-                return Diagnostic("E0105", "this statement stands outside of a net or block", self._at(start),
-                                  "put it between the `{ }` of a net or block; constants of a file are written `let k = 3`")
+                hint = "put it between the `{ }` of a net or block; constants of a file are written `let k = 3`"
+                return Diagnostic("E0105", "this statement stands outside of a net or block", self._at(start), hint)
             guess = did_you_mean(start.value, TOP)
         elif start.type == "IF":
-            return Diagnostic("E0105", "`if` stands outside of a net or block", self._at(start), "put it between the `{ }` of a net or block")
+            return Diagnostic("E0105", "`if` stands outside of a net or block", self._at(start),
+                              "put it between the `{ }` of a net or block")
         else:
             guess = None
         shown = found(start if start.type == "NAME" else self.token)
@@ -128,24 +121,28 @@ class Explainer:
         before = self.before
         if self.token.type == "EQUAL" and before is not None and before.value in RESERVED and (
                 self.at == self.first + 1 or self.tokens[self.at - 2].type in ("LPAR", "LSQB", "COMMA")):
-            return Diagnostic("E0106", f"`{before.value}` is a reserved word, not a name", self._at(before),
-                              f"call it `{before.value}_`, for example")
+            return self._reserved_word(before)
         word = self.token.value
         if word not in RESERVED or "NAME" not in self.row:
             return None
         names_it = self.at == self.first and self.after is not None and self.after.type in ("EQUAL", "COMMA", "COLON")
         if names_it or not VALUE <= self.row or self.after is not None and self.after.type == "EQUAL":
-            return Diagnostic("E0106", f"`{word}` is a reserved word, not a name", self._at(self.token), f"call it `{word}_`, for example")
+            return self._reserved_word(self.token)
         return None
+
+    def _reserved_word(self, token: Token) -> Diagnostic:
+        return Diagnostic("E0106", f"`{token.value}` is a reserved word, not a name", self._at(token),
+                          f"call it `{token.value}_`, for example")
 
     # --- anything else -------------------------------------------------------------------------------------------
 
     def _unexpected(self) -> Diagnostic:
         token, before = self.token, self.before
         after = f" after {found(before)}" if before is not None and before.type not in ("NEWLINE", "BROKEN") else ""
-        wanted = in_words(self.row)
         if self.at == self.first:
-            wanted = {"file": wanted, "body": "a statement", "section": "a setting"}[self.where]
+            wanted = {"file": "a declaration", "body": "a statement", "section": "a setting"}[self.where]
+        else:
+            wanted = in_words(self.row)
         return Diagnostic("E0101", f"expected {wanted}{after}, found {found(token)}", self._at(token), self._hint())
 
     def _hint(self) -> str | None:
@@ -201,10 +198,11 @@ class Explainer:
         if self.token.type not in ("EQUAL", "COLON") or self.at - self.first < 3 or self._in_brackets():
             return None
         operator, name = self.tokens[self.at - 2:self.at]
-        if operator.type not in CONTINUES or operator.type == "COMMA" or name.type != "NAME" or name.line == operator.end_line:
+        ends_line = operator.type in CONTINUES and operator.type != "COMMA" and name.line > operator.end_line
+        if name.type != "NAME" or not ends_line:
             return None
-        return Diagnostic("E0101", f"expected a value after {found(operator)}, found the end of the line",
-                          Span(self.source, operator.end_line, operator.end_column, operator.end_line, operator.end_column + 1),
+        behind = Span(self.source, operator.line, operator.end_column, operator.line, operator.end_column + 1)
+        return Diagnostic("E0101", f"expected a value after {found(operator)}, found the end of the line", behind,
                           "a line that ends with an operator goes on in the next line")
 
     def _in_brackets(self) -> bool:

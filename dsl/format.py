@@ -89,7 +89,7 @@ class _Printer:
         self.comments_before(last, indent)
 
     def finish_header(self, first: Position, indent: int) -> None:
-        """Ends the first line of a body whose first part begins at `first`: one comment can follow, the rest is the body's."""
+        """Ends the first line of a body whose first part begins at `first`: one comment can follow it."""
         self.flush(indent)
         self.comment_behind(first)
 
@@ -197,22 +197,22 @@ class _Printer:
             case t.Section(kind=kind, name=name, settings=settings):
                 self.put(f"{kind} {name} {{")
                 self.body(declaration.span, settings, self.settings, 0)
-            case t.Net(name=name, parameters=parameters, body=body) | t.Block(name=name, parameters=parameters, body=body):
-                self.put(f"{'net' if isinstance(declaration, t.Net) else 'block'} {name}")
-                self.parameters(declaration, parameters)
+            case t.Net() | t.Block():
+                self.put(f"{'net' if isinstance(declaration, t.Net) else 'block'} {declaration.name}")
+                self.parameters(declaration)
                 if isinstance(declaration, t.Block):
                     self.put(" -> ")
                     self.targets(declaration.results)
                 self.put(" {")
-                self.body(declaration.span, body, self.statements, 0)
+                self.body(declaration.span, declaration.body, self.statements, 0)
 
-    def parameters(self, declaration: t.Net | t.Block, parameters: Sequence[t.Parameter]) -> None:
-        if parameters:
-            # The closing parenthesis has no place in the tree: it follows the last parameter, unless the results tell.
-            last = parameters[-1].span
-            closer_line = self.closer_line(last)
-            span = Span(last.source, last.line, last.column, closer_line, last.end_column + 1 if closer_line == last.end_line else 1)
-            self.items("(", ")", parameters, self.parameter, span, declaration.span.line)
+    def parameters(self, declaration: t.Net | t.Block) -> None:
+        if declaration.parameters:
+            # The closing parenthesis has no place in the tree.
+            last = declaration.parameters[-1].span
+            line = self.closer_line(last)
+            span = Span(last.source, last.line, last.column, line, last.end_column + 1 if line == last.end_line else 1)
+            self.items("(", ")", declaration.parameters, self.parameter, span, declaration.span.line)
         elif isinstance(declaration, t.Block):
             self.put("()")
 
@@ -242,23 +242,21 @@ class _Printer:
 
     # --- bodies --------------------------------------------------------------------------------------------------
 
-    def body(self, span: Span, parts: Sequence[t.Tree], show, indent: int, end: Position | None = None, closer: str = "}") -> None:
-        """The rest of a first line that ends with `{`, the parts, and the `}` (which `end` precedes: where comments stop)."""
-        stop = end or (span.end_line, span.end_column - 1)
-        first = _start(parts[0].span) if parts else stop
-        empty = not parts and not self.has_comment(stop)
-        if empty and closer == "}":
-            self.put("}")
-            self.finish(_end(span), indent)
-            return
-        self.finish_header(first, indent)
+    def body(self, span: Span, parts: Sequence[t.Tree], show, indent: int) -> None:
+        """What follows a first line that ends with `{`: the parts and the `}`."""
+        stop = (span.end_line, span.end_column - 1)
+        if parts or self.has_comment(stop):
+            self.inside(parts, show, indent, stop)
+        self.put("}")
+        self.finish(_end(span), indent)
+
+    def inside(self, parts: Sequence[t.Tree], show, indent: int, stop: Position) -> None:
+        """The parts of a body, and its comments up to `stop`."""
+        self.finish_header(_start(parts[0].span) if parts else stop, indent)
         self.opened = True
         show(parts, indent + STEP)
         self.comments_before(stop, indent + STEP)
         self.opened = False
-        if closer == "}":
-            self.put("}")
-            self.finish(_end(span), indent)
 
     def statements(self, statements: Sequence[t.Statement], indent: int) -> None:
         for statement in statements:
@@ -329,7 +327,7 @@ class _Printer:
                 self.body(statement.span, statement.then, self.statements, indent)
                 return
             behind = statement.then[-1].span if statement.then else statement.condition.span
-            self.body(statement.span, statement.then, self.statements, indent, self.find_else(behind, statement), "else")
+            self.inside(statement.then, self.statements, indent, self.find_else(behind, statement))
             self.put("} else ")
             match statement.orelse:
                 case (t.If() as nested,):

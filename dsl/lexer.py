@@ -20,7 +20,8 @@ MAX_DIAGNOSTICS = 2000
 MAX_DIGITS = 400
 MAX_INT = 2**63 - 1
 
-RESERVED = {"true": "TRUE", "false": "FALSE", "and": "AND", "or": "OR", "not": "NOT", "in": "IN", "if": "IF", "else": "ELSE"}
+RESERVED = {"true": "TRUE", "false": "FALSE", "and": "AND", "or": "OR", "not": "NOT", "in": "IN", "if": "IF",
+            "else": "ELSE"}
 DECLARATIONS = {"import": "IMPORT", "let": "LET", "block": "BLOCK", "net": "NET", "data": "DATA", "train": "TRAIN"}
 STATEMENTS = {"let": "LET", "layer": "LAYER", "input": "INPUT", "label": "LABEL", "output": "OUTPUT", "loss": "LOSS",
               "metric": "METRIC"}
@@ -51,7 +52,8 @@ class Token:
 
     __slots__ = ("type", "value", "line", "column", "end_line", "end_column", "diagnostic")
 
-    def __init__(self, type: str, value: str, line: int, column: int, end_column: int, diagnostic: Diagnostic | None = None):
+    def __init__(self, type: str, value: str, line: int, column: int, end_column: int,
+                 diagnostic: Diagnostic | None = None):
         self.type, self.value, self.line, self.column = type, value, line, column
         self.end_line, self.end_column, self.diagnostic = line, end_column, diagnostic
 
@@ -78,7 +80,7 @@ def scan(text: str, terminals: re.Pattern) -> Iterator[Token]:
 
 
 def unescape(body: str) -> str:
-    """The value of the text between the quotes of a string. Raises ValueError(escape, offset in body) at a bad escape."""
+    """The value of the text between a string's quotes. Raises ValueError(escape, offset in body) at a bad escape."""
     def value(match: re.Match) -> str:
         code, letter = match.groups()
         if letter in ESCAPES:
@@ -191,8 +193,10 @@ class _Filter:
         """Whether a declaration begins here: `block f`, `import "x"`."""
         if token.type != "NAME" or following is None or following.line != token.end_line:
             return False
-        return token.value in ("block", "net", "data", "train") and following.type == "NAME" and following.value not in RESERVED \
-            or token.value == "import" and following.type == "STRING"
+        if token.value == "import":
+            return following.type == "STRING"
+        named = following.type == "NAME" and following.value not in RESERVED
+        return named and token.value in ("block", "net", "data", "train")
 
     # --- words and numbers ---------------------------------------------------------------------------------------
 
@@ -210,7 +214,9 @@ class _Filter:
 
     def _is_unit(self, previous: Token | None, token: Token, following: Token | None) -> bool:
         """`80%` is a number with a unit, `80 % n` and `80%n` are remainders."""
-        if previous is None or previous.type != "NUMBER" or (previous.end_line, previous.end_column) != (token.line, token.column):
+        if previous is None or previous.type != "NUMBER":
+            return False
+        if (previous.end_line, previous.end_column) != (token.line, token.column):
             return False
         operand = following is not None and following.line == token.line and (
             following.type in ("NAME", "NUMBER", "DIMS", "LPAR") and following.value not in RESERVED)
@@ -240,7 +246,8 @@ class _Filter:
             escape, offset = problem.args
             column = token.column + 1 + offset
             span = Span(self.source, token.line, column, token.line, column + len(escape))
-            self._report(token, Diagnostic("E0104", f"`{escape}` is no escape", span, r'the escapes are \n \t \" \\ and \u{1F600}'))
+            hint = r'the escapes are \n \t \" \\ and \u{1F600}'
+            self._report(token, Diagnostic("E0104", f"`{escape}` is no escape", span, hint))
         else:
             self.out.append(token)
 
@@ -376,7 +383,7 @@ class _Filter:
         where = "before the end of the file" if token is None else f"before line {token.line}"
         place = token or self.out[-1]
         self._report(place, Diagnostic(
-            "E0102", f"`{{` opened at {brace.opener.line}:{brace.opener.column} is never closed", span, f"add `}}` {where}"))
+            "E0102", f"`{{` opened at {span.line}:{span.column} is never closed", span, f"add `}}` {where}"))
         self._newline(self.out[-1])
         self._close_brace(place.at_same_place("RBRACE", "}"))
         self._newline(self.out[-1])
@@ -386,8 +393,8 @@ class _Filter:
         before = self.depth
         self.depth += step
         if before < MAX_DEPTH <= self.depth:
-            self._broken(token, "E0108", "nested too deep", f"at most {MAX_DEPTH // BRACKET} brackets, or {MAX_DEPTH} operators, "
-                                                            "inside each other: give parts names")
+            limits = f"at most {MAX_DEPTH // BRACKET} brackets, or {MAX_DEPTH} operators, inside each other"
+            self._broken(token, "E0108", "nested too deep", f"{limits}: give parts names")
             return True
         return False
 
@@ -414,8 +421,9 @@ class _Filter:
 
     HANDLERS = {
         **dict.fromkeys(OPERATORS, _on_operator), "NUMBER": _on_number, "DIMS": _on_dims, "STRING": _on_string,
-        "OPEN_STRING": _on_open_string, "FOREIGN": _on_foreign, "LPAR": _on_opener, "LSQB": _on_opener, "RPAR": _on_closer,
-        "RSQB": _on_closer, "COMMA": _on_separator, "ARROW": _on_separator, "LBRACE": _on_lbrace, "RBRACE": _on_rbrace,
+        "OPEN_STRING": _on_open_string, "FOREIGN": _on_foreign, "COMMA": _on_separator, "ARROW": _on_separator,
+        "LPAR": _on_opener, "LSQB": _on_opener, "RPAR": _on_closer, "RSQB": _on_closer,
+        "LBRACE": _on_lbrace, "RBRACE": _on_rbrace,
     }
 
 

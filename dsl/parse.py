@@ -52,8 +52,8 @@ def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
     diagnostics.sort(key=lambda d: (d.span.line, d.span.column))
     if len(diagnostics) > MAX_DIAGNOSTICS:
         last = diagnostics[MAX_DIAGNOSTICS - 1].span
-        diagnostics[MAX_DIAGNOSTICS:] = [Diagnostic("E0111", "too many errors: the rest of the file was not looked at", last,
-                                                    "is this a `.net` file?")]
+        message = "too many errors: the rest of the file was not looked at"
+        diagnostics[MAX_DIAGNOSTICS:] = [Diagnostic("E0111", message, last, "is this a `.net` file?")]
     lines = text.count("\n") + 1
     whole = Span(source, 1, 1, lines, len(text) - text.rfind("\n"))
     return t.File(whole, table.builder.lang_number, declarations, tuple(comments)), diagnostics
@@ -62,9 +62,9 @@ def parse(text: str, name: str) -> tuple[t.File, list[Diagnostic]]:
 class _Run:
     """One parse: the token stream, the LALR state, and for each open `{` where its statement began.
 
-    Recovery: the LALR stack is cut back to its height before the statement, which is exactly the state in which the next
-    statement may begin, and the tokens up to the end of the statement are skipped. Where the bad statement opened a body,
-    a made-up first line takes its place, so that the errors inside the body are found too.
+    Recovery: the LALR stack is cut back to its height before the statement, which is exactly the state in which the
+    next statement may begin, and the tokens up to the end of the statement are skipped. Where the bad statement opened
+    a body, a made-up first line takes its place, so that the errors inside the body are found too.
     """
 
     def __init__(self, source: Source, stream: list[Token], table: Table):
@@ -183,7 +183,7 @@ class _Run:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 def read(path: str | Path) -> tuple[t.File, list[Diagnostic]]:
-    """Parses a file. What cannot be read is one diagnostic and an empty tree; the name in messages is the path as given."""
+    """Parses a file. One that cannot be read is one diagnostic and an empty tree. Messages show the path as given."""
     text, diagnostic = read_text(path)
     if diagnostic is not None:
         nowhere = Span(Source(str(path), ""), 1, 1, 1, 1)
@@ -210,9 +210,11 @@ def read_text(path: str | Path) -> tuple[str, Diagnostic | None]:
 def decode(data: bytes, name: str) -> tuple[str, Diagnostic | None]:
     """The text in `data` (UTF-8, a byte order mark is dropped), or why it is none."""
     if len(data) > MAX_BYTES:
-        return "", Diagnostic("E0123", f"`{name}` is larger than {MAX_BYTES // 2**20} MiB", None, "a `.net` file is a page of text")
+        message = f"`{name}` is larger than {MAX_BYTES // 2**20} MiB"
+        return "", Diagnostic("E0123", message, None, "a `.net` file is a page of text")
     if b"\0" in data:
-        return "", Diagnostic("E0124", f"`{name}` is a binary file (a zero byte at {data.index(0)})", None, "name a `.net` file")
+        message = f"`{name}` is a binary file (a zero byte at {data.index(0)})"
+        return "", Diagnostic("E0124", message, None, "name a `.net` file")
     try:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError as problem:

@@ -1,7 +1,7 @@
 """The LALR(1) machine that Lark compiled from the grammar, run over stacks of our own, so that a parse can be cut back.
 
-Lark's runner does the same; here the chain of one-child reductions above every operand (`?sum: product`, `?product: sign`, …)
-is done in place, which is where most of the time went, and an error is a return value, not an exception.
+Lark's runner does the same; here the chain of one-child reductions above every operand (`?sum: product`, …) is done in
+place, which is where most of the time went, and an error is a return value, not an exception.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Table(threading.local):
         lark = Lark(grammar, start="file", parser="lalr", lexer="basic", keep_all_tokens=True,
                     maybe_placeholders=False, postlex=_KeepAll(), transformer=self.builder)
         terminals = sorted(lark.terminals, key=lambda terminal: (-terminal.priority, -len(terminal.pattern.value)))
-        self.terminals = re.compile("|".join(f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals if t.pattern.value))
+        self.terminals = re.compile("|".join(f"(?P<{t.name}>{t.pattern.to_regexp()})" for t in terminals))
         machine = lark.parse_interactive("").parser_state.parse_conf
         self.start, self.end = machine.start_state, machine.end_state
         self.actions: dict = {}  # state, terminal: the next state, or a reduction (rule's name, its size, its callback)
@@ -49,7 +49,8 @@ class Table(threading.local):
                     if argument not in reductions:
                         size = len(argument.expansion)
                         passes = argument.options.expand1 and size == 1 and argument.alias is None
-                        reductions[argument] = (str(argument.origin.name), size, None if passes else machine.callbacks[argument])
+                        callback = None if passes else machine.callbacks[argument]
+                        reductions[argument] = (str(argument.origin.name), size, callback)
                     self.actions[state][name] = reductions[argument]
                 else:
                     self.actions[state][name] = argument

@@ -73,7 +73,8 @@ def _formatted(text: str, name: str) -> str:
 
 
 def _difference(old: str, new: str, name: str) -> str:
-    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), _shown(name), f"{_shown(name)} (formatted)")
+    shown = _shown(name)
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), shown, f"{shown} (formatted)")
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 

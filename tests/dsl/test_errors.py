@@ -1,6 +1,7 @@
 """Error messages: each file in err/ holds wrong programs, with every expected error in place as a comment.
 
-A comment `# error: E0101 3:7-3:9 message | help` under a line expects exactly that diagnostic; nothing else may be reported.
+A comment `# error: E0101 3:7-3:9 message | help` under a line expects exactly that diagnostic, and nothing else may be
+reported.
 """
 
 import re
@@ -16,7 +17,9 @@ FILES = sorted((Path(__file__).parent / "err").glob("*.net"))
 
 def expectation(diagnostic: Diagnostic) -> str:
     span = diagnostic.span
-    text = f"# error: {diagnostic.code} {span.line}:{span.column}-{span.end_line}:{span.end_column} {diagnostic.message}"
+    text = (
+        f"# error: {diagnostic.code} {span.line}:{span.column}-{span.end_line}:{span.end_column} {diagnostic.message}"
+    )
     text += "".join(f" | note: {note.message} at {note.span.line}:{note.span.column}" for note in diagnostic.notes)
     return text + (f" | help: {diagnostic.hint}" if diagnostic.hint else "")
 

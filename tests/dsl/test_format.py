@@ -23,7 +23,7 @@ def formatted(text: str) -> str:
     return format_file(file, text)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(files)
 def test_parse_of_format_is_the_same_tree(file):
     text = format_file(file, "")
@@ -76,30 +76,43 @@ def test_constructs_are_written_canonically_already():
     assert formatted(CONSTRUCTS) == CONSTRUCTS
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("net f{y=1}", "net f {\n  y = 1\n}\n"),
-    ("net f() {}", "net f {}\n"),
-    ("block f()->y{}", "block f() -> y {}\n"),
-    ("net f {\n  y = ((a)+((b*c)))*(d) - (-(e))\n}", "net f {\n  y = (a + b * c) * d - -e\n}\n"),
-    ("net f {\n  y = (a - (b - c)) - d\n}", "net f {\n  y = a - (b - c) - d\n}\n"),
-    ("net f {\n  y = not (a and b) or (not c)\n}", "net f {\n  y = not (a and b) or not c\n}\n"),
-    ("net f {\n  y = scale(1 / 255, 80%, 7%2)\n}", "net f {\n  y = scale(1/255, 80%, 7 % 2)\n}\n"),
-    ("net f {\n  y: f32[N,C * 2,H / 2 + 1,(A+B)*3] = x\n}", "net f {\n  y: f32[N, C*2, H/2 + 1, (A + B)*3] = x\n}\n"),
-    ("net f {\n  y = x->a:conv(64,)**3->relu\n}", "net f {\n  y = x -> a: conv(64) ** 3 -> relu\n}\n"),
-    ("net f {\n  y = ((a -> f), b)->g(x->h)\n}", "net f {\n  y = (a -> f, b) -> g(x -> h)\n}\n"),
-    ("net f {\n  y = (a -> f) -> g\n}", "net f {\n  y = (a -> f) -> g\n}\n"),
-    ("net f {\n  y = .5 + 5. + 1E3\n}", "net f {\n  y = 0.5 + 5.0 + 1E3\n}\n"),
-    ('net f {\n  y = "\\u{41}\\t"\n}', 'net f {\n  y = "\\u{41}\\t"\n}\n'),
-    ("net f {\n  if a{y=1}\n  else if b{y=2}\n  else{y=3}\n}",
-     "net f {\n  if a {\n    y = 1\n  } else if b {\n    y = 2\n  } else {\n    y = 3\n  }\n}\n"),
-    ("data d {a=1,b=2\n\n\n\n  c=3,\n  d=4 }", "data d {\n  a = 1, b = 2\n\n  c = 3\n  d = 4\n}\n"),
-    ("let a=1\nlet b=2\n\n\nlet c=3\nnet f{}\nnet g{}", "let a = 1\nlet b = 2\n\nlet c = 3\n\nnet f {}\n\nnet g {}\n"),
-    ("net f {\n  y = x -> a\n    -> b\n}", "net f {\n  y = x -> a\n    -> b\n}\n"),
-    ("net f {\n  w = [\n [1,\n2],\n  [3]\n]\n}", "net f {\n  w = [\n    [1,\n      2],\n    [3]\n  ]\n}\n"),
-    ("net f { # a\n  # b\n\n  y = g( # c\n  3) # d\n  # e\n} # f\n# g\n",
-     "net f {  # a\n  # b\n\n  y = g(  # c\n    3)  # d\n  # e\n}  # f\n# g\n"),
-    ("net f {\r\n  y = 1 # a\r\n}\r\n", "net f {\n  y = 1  # a\n}\n"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("net f{y=1}", "net f {\n  y = 1\n}\n"),
+        ("net f() {}", "net f {}\n"),
+        ("block f()->y{}", "block f() -> y {}\n"),
+        ("net f {\n  y = ((a)+((b*c)))*(d) - (-(e))\n}", "net f {\n  y = (a + b * c) * d - -e\n}\n"),
+        ("net f {\n  y = (a - (b - c)) - d\n}", "net f {\n  y = a - (b - c) - d\n}\n"),
+        ("net f {\n  y = not (a and b) or (not c)\n}", "net f {\n  y = not (a and b) or not c\n}\n"),
+        ("net f {\n  y = scale(1 / 255, 80%, 7%2)\n}", "net f {\n  y = scale(1/255, 80%, 7 % 2)\n}\n"),
+        (
+            "net f {\n  y: f32[N,C * 2,H / 2 + 1,(A+B)*3] = x\n}",
+            "net f {\n  y: f32[N, C*2, H/2 + 1, (A + B)*3] = x\n}\n",
+        ),
+        ("net f {\n  y = x->a:conv(64,)**3->relu\n}", "net f {\n  y = x -> a: conv(64) ** 3 -> relu\n}\n"),
+        ("net f {\n  y = ((a -> f), b)->g(x->h)\n}", "net f {\n  y = (a -> f, b) -> g(x -> h)\n}\n"),
+        ("net f {\n  y = (a -> f) -> g\n}", "net f {\n  y = (a -> f) -> g\n}\n"),
+        ("net f {\n  y = .5 + 5. + 1E3\n}", "net f {\n  y = 0.5 + 5.0 + 1E3\n}\n"),
+        ('net f {\n  y = "\\u{41}\\t"\n}', 'net f {\n  y = "\\u{41}\\t"\n}\n'),
+        (
+            "net f {\n  if a{y=1}\n  else if b{y=2}\n  else{y=3}\n}",
+            "net f {\n  if a {\n    y = 1\n  } else if b {\n    y = 2\n  } else {\n    y = 3\n  }\n}\n",
+        ),
+        ("data d {a=1,b=2\n\n\n\n  c=3,\n  d=4 }", "data d {\n  a = 1, b = 2\n\n  c = 3\n  d = 4\n}\n"),
+        (
+            "let a=1\nlet b=2\n\n\nlet c=3\nnet f{}\nnet g{}",
+            "let a = 1\nlet b = 2\n\nlet c = 3\n\nnet f {}\n\nnet g {}\n",
+        ),
+        ("net f {\n  y = x -> a\n    -> b\n}", "net f {\n  y = x -> a\n    -> b\n}\n"),
+        ("net f {\n  w = [\n [1,\n2],\n  [3]\n]\n}", "net f {\n  w = [\n    [1,\n      2],\n    [3]\n  ]\n}\n"),
+        (
+            "net f { # a\n  # b\n\n  y = g( # c\n  3) # d\n  # e\n} # f\n# g\n",
+            "net f {  # a\n  # b\n\n  y = g(  # c\n    3)  # d\n  # e\n}  # f\n# g\n",
+        ),
+        ("net f {\r\n  y = 1 # a\r\n}\r\n", "net f {\n  y = 1  # a\n}\n"),
+    ],
+)
 def test_style(text, expected):
     assert formatted(text) == "lang 1\n\n" + expected
 

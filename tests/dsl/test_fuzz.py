@@ -10,9 +10,67 @@ from dsl.parse import decode, parse
 
 CONSTRUCTS = (Path(__file__).parent / "constructs.net").read_text()
 LINES = CONSTRUCTS.split("\n")
-SOUP = ["net", "block", "data", "train", "let", "if", "else", "input", "label", "output", "loss", "metric", "layer", "lang", "import",
-        "as", "in", "and", "or", "not", "true", "x", "f", "3", "0.5", "5x5", "80%", '"s"', '"', "'", "->", "**", "//", "==", "=", ":", ",",
-        ".", "+", "-", "*", "/", "%", "<", "(", ")", "[", "]", "{", "}", "\n", "\n  ", " ", "#c\n", "é", "\0", "\\", "1e999", "\ud800"]
+SOUP = [
+    "net",
+    "block",
+    "data",
+    "train",
+    "let",
+    "if",
+    "else",
+    "input",
+    "label",
+    "output",
+    "loss",
+    "metric",
+    "layer",
+    "lang",
+    "import",
+    "as",
+    "in",
+    "and",
+    "or",
+    "not",
+    "true",
+    "x",
+    "f",
+    "3",
+    "0.5",
+    "5x5",
+    "80%",
+    '"s"',
+    '"',
+    "'",
+    "->",
+    "**",
+    "//",
+    "==",
+    "=",
+    ":",
+    ",",
+    ".",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "<",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    "\n",
+    "\n  ",
+    " ",
+    "#c\n",
+    "é",
+    "\0",
+    "\\",
+    "1e999",
+    "\ud800",
+]
 BOUNDED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -44,14 +102,28 @@ def test_characters(text):
 
 
 @BOUNDED
-@given(st.lists(st.sampled_from(SOUP), max_size=60), st.sampled_from(["", "net f {\n", "data d {\n", "net f {\n  y = "]), st.sampled_from(["", " "]))
+@given(
+    st.lists(st.sampled_from(SOUP), max_size=60),
+    st.sampled_from(["", "net f {\n", "data d {\n", "net f {\n  y = "]),
+    st.sampled_from(["", " "]),
+)
 def test_words(words, prefix, blank):
     survives(prefix + blank.join(words))
 
 
 @BOUNDED
-@given(st.lists(st.tuples(st.sampled_from(["cut", "copy", "insert", "swap", "drop line", "copy line"]), st.integers(0, len(CONSTRUCTS)),
-                          st.integers(1, 12), st.sampled_from(SOUP)), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["cut", "copy", "insert", "swap", "drop line", "copy line"]),
+            st.integers(0, len(CONSTRUCTS)),
+            st.integers(1, 12),
+            st.sampled_from(SOUP),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_damaged_programs(damages):
     text = CONSTRUCTS
     for kind, at, length, word in damages:
@@ -59,17 +131,19 @@ def test_damaged_programs(damages):
         line = at % len(lines)
         match kind:
             case "cut":
-                text = text[:at] + text[at + length:]
+                text = text[:at] + text[at + length :]
             case "copy":
-                text = text[:at] + text[at:at + length] + text[at:]
+                text = text[:at] + text[at : at + length] + text[at:]
             case "insert":
                 text = text[:at] + word + text[at:]
             case "swap":
-                text = text[:at] + text[at + length:at + 2 * length] + text[at:at + length] + text[at + 2 * length:]
+                text = (
+                    text[:at] + text[at + length : at + 2 * length] + text[at : at + length] + text[at + 2 * length :]
+                )
             case "drop line":
-                text = "\n".join(lines[:line] + lines[line + 1:])
+                text = "\n".join(lines[:line] + lines[line + 1 :])
             case "copy line":
-                text = "\n".join(lines[:line] + lines[line:line + 1] + lines[line:])
+                text = "\n".join(lines[:line] + lines[line : line + 1] + lines[line:])
     survives(text)
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dsl.format import format_file
-from dsl.lexer import MAX_DEPTH, MAX_DIAGNOSTICS, MAX_TOKENS
+from dsl.lexer import MAX_DEPTH, MAX_DIAGNOSTICS
 from dsl.parse import MAX_BYTES, parse, read
 from dsl.tree import File
 
@@ -36,19 +36,37 @@ def test_there_is_an_end_to_reporting(line):
     assert problems[-1].code == "E0111"
 
 
-@pytest.mark.parametrize("deep", [
-    "y = " + "(" * 3000 + "x" + ")" * 3000, "y = " + "f(" * 3000 + ")" * 3000, "y = " + "[" * 3000, "y = " + "-" * 3000 + "x",
-    "y = " + "not " * 3000 + "x", "y = x" + " + x" * 3000, "if a {\n" * 3000 + "}\n" * 3000, "if a {}" + " else if b {}" * 3000,
-    "x: f32[" + "-" * 3000 + "N] = y", "y = " + "x -> f(" * 3000 + ")" * 3000, "y = " + "x -> f ** [" * 3000,
-])
+@pytest.mark.parametrize(
+    "deep",
+    [
+        "y = " + "(" * 3000 + "x" + ")" * 3000,
+        "y = " + "f(" * 3000 + ")" * 3000,
+        "y = " + "[" * 3000,
+        "y = " + "-" * 3000 + "x",
+        "y = " + "not " * 3000 + "x",
+        "y = x" + " + x" * 3000,
+        "if a {\n" * 3000 + "}\n" * 3000,
+        "if a {}" + " else if b {}" * 3000,
+        "x: f32[" + "-" * 3000 + "N] = y",
+        "y = " + "x -> f(" * 3000 + ")" * 3000,
+        "y = " + "x -> f ** [" * 3000,
+    ],
+)
 def test_nesting_has_a_limit(deep):
     assert codes(f"net f {{\n{deep}\n}}\n")[0] == "E0108"
 
 
-@pytest.mark.parametrize("begin, end, count", [
-    ("(a -> f(b -> s: g(k = ", ")))", MAX_DEPTH // 6 - 1), ("a -> f(", ")", MAX_DEPTH // 2 - 2), ("a -> f ** [b = ", "]", MAX_DEPTH // 2 - 2),
-    ("a -> f(-", ")", MAX_DEPTH // 3 - 2), ("not ", "", MAX_DEPTH - 4), ("a + ", "", MAX_DEPTH - 4),
-])
+@pytest.mark.parametrize(
+    "begin, end, count",
+    [
+        ("(a -> f(b -> s: g(k = ", ")))", MAX_DEPTH // 6 - 1),
+        ("a -> f(", ")", MAX_DEPTH // 2 - 2),
+        ("a -> f ** [b = ", "]", MAX_DEPTH // 2 - 2),
+        ("a -> f(-", ")", MAX_DEPTH // 3 - 2),
+        ("not ", "", MAX_DEPTH - 4),
+        ("a + ", "", MAX_DEPTH - 4),
+    ],
+)
 def test_what_is_just_allowed_can_be_walked_by_everything(begin, end, count):
     text = f"net f {{\n  y = {begin * count}z{end * count}\n}}\n"
     file, problems = parse(text, "t.net")
@@ -62,8 +80,23 @@ def test_long_chains_that_do_not_nest_have_no_limit():
     assert codes(f"net f {{\n  y = x{stages}\n  z = [{items}]\n{statements}}}\n") == []
 
 
-@pytest.mark.parametrize("text", ["(" * 400_000, "{" * 400_000, '"' * 400_000, "a " * 400_000, "if a {\n" * 100_000, "1x" * 400_000,
-                                  "\\" * 400_000, "-" * 400_000, "a" * 2_000_000, "#" * 2_000_000, "\x00" * 100_000, "\n" * 500_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 400_000,
+        "{" * 400_000,
+        '"' * 400_000,
+        "a " * 400_000,
+        "if a {\n" * 100_000,
+        "1x" * 400_000,
+        "\\" * 400_000,
+        "-" * 400_000,
+        "a" * 2_000_000,
+        "#" * 2_000_000,
+        "\x00" * 100_000,
+        "\n" * 500_000,
+    ],
+)
 def test_large_rubbish_is_refused_briefly(text):
     problems = parse(text, "t.net")[1]
     assert len(problems) <= MAX_DIAGNOSTICS + 1
@@ -71,9 +104,11 @@ def test_large_rubbish_is_refused_briefly(text):
     assert problems or text[0] in "#\n"
 
 
-def test_more_words_than_a_person_writes():
-    found = codes("net f {\n  y = [" + "1, " * (MAX_TOKENS // 2) + "1]\n}\n")
-    assert found == ["E0123"]
+def test_more_words_than_a_person_writes(monkeypatch):
+    monkeypatch.setattr("dsl.lexer.MAX_TOKENS", 10_000)
+    text = "net f {\n  x = 1\n  y = [" + "1, " * 5000 + "1]\n}\n"
+    file, problems = parse(text, "t.net")
+    assert [d.code for d in problems] == ["E0123"] and len(file.declarations[0].body) == 1
 
 
 def test_long_numbers_are_refused_not_computed():
@@ -88,6 +123,7 @@ def test_a_megabyte_line_is_shown_in_part():
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
+
 
 def refused(path) -> tuple[str, str | None]:
     file, (problem,) = read(path)
@@ -124,7 +160,9 @@ def test_an_unreadable_file(tmp_path):
     assert refused(path)[0] == "E0122"
 
 
-@pytest.mark.parametrize("data", [b"lang 1\n\x00", b"\xff\xfel\x00", b"let a = \xe9\n", bytes(range(256)) * 10, b"\x7fELF\x02"])
+@pytest.mark.parametrize(
+    "data", [b"lang 1\n\x00", b"\xff\xfel\x00", b"let a = \xe9\n", bytes(range(256)) * 10, b"\x7fELF\x02"]
+)
 def test_what_is_no_text(tmp_path, data):
     path = tmp_path / "a.net"
     path.write_bytes(data)

@@ -20,7 +20,7 @@ from dsl.diagnostics import Span
 if TYPE_CHECKING:
     from compiler.elaborate.body import Body, Place
 
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 OPERATORS = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
 
 

@@ -213,7 +213,8 @@ def test_flag_and_value_of_one_name():
                                     before % "frozen = frozen")]
 
 
-def test_bounded_growth():
+def test_bounded_growth(monkeypatch):
+    monkeypatch.setattr("compiler.elaborate.apply.MAX_NODES", 500)
     blocks = "".join(f"block b{i}(x: tensor) -> y {{\n  y = x -> b{i + 1} -> b{i + 1}\n}}\n" for i in range(40))
     wrong = errors("  output p = x -> b0", blocks + "block b40(x: tensor) -> y {\n  y = x -> relu\n}\n")
     assert [d.code for d in wrong if d.severity == "error"] == ["E0213"]

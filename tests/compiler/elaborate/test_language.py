@@ -5,7 +5,7 @@ import pytest
 
 from compiler.elaborate import declarations, load
 from dsl.diagnostics import DiagnosticError
-from tests.compiler.elaborate.programs import HEAD, found, names, net, shape
+from tests.compiler.elaborate.programs import found, names, net, shape
 
 
 def channels(expression: str, before: str = "") -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dsl import tree as t
 from dsl.diagnostics import Span
-from dsl.layout import STEP, Break, Group, Open, Piece, lay_out
+from dsl.layout import PIPE_WIDTH, STEP, WIDTH, Break, Group, Open, Piece, lay_out
 from dsl.lexer import ESCAPES, unescape
 
 PIPE, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, PRIMARY = range(9)
@@ -109,9 +109,9 @@ class _Printer:
     def put(self, text: str) -> None:
         self.pieces.append(text)
 
-    def group(self) -> Group:
+    def group(self, width: int = WIDTH) -> Group:
         self.level += 1
-        group = Group(self.level)
+        group = Group(self.level, width)
         self.pieces.append(Open(group))
         return group
 
@@ -427,7 +427,7 @@ class _Printer:
         self.close()
 
     def pipe(self, node: t.Pipe) -> None:
-        group = self.group()
+        group = self.group(PIPE_WIDTH)
         self.expression(node.head, OR)
         line = node.head.span.end_line
         for stage in node.stages:

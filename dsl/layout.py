@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WIDTH = 100
+WIDTH = 120
+PIPE_WIDTH = 100  # a pipe reads well over several lines, so it breaks earlier
 STEP = 2
 
 
@@ -13,6 +14,7 @@ class Group:
     """Parts that are indented together; `indent` is that of the line on which the group began."""
 
     level: int
+    width: int = WIDTH
     indent: int = 0
 
 
@@ -50,7 +52,7 @@ def lay_out(pieces: list[Piece], indent: int) -> list[str]:
             case Open(group):
                 group.indent = line_indent
             case Break(group, flat, forced, shift, comments):
-                if not forced and column + len(flat) + needed[index] <= WIDTH:
+                if not forced and column + len(flat) + needed[index] <= group.width:
                     current.append(flat)
                     column += len(flat)
                     continue

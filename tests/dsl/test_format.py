@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsl.format import format_file
-from dsl.layout import WIDTH
+from dsl.layout import PIPE_WIDTH, WIDTH
 from dsl.parse import parse
 from tests.dsl.trees import files
 
@@ -130,6 +130,7 @@ def test_long_lines_break_before_arrows_and_then_inside_brackets():
     stages = " -> ".join(f"convolution_number_{i}(64, 3x3)" for i in range(9))
     values = ", ".join(f"a_rather_long_argument_{i} = {i}" for i in range(9))
     text = formatted(f"net f {{\n  y = x -> {stages}\n  z = g({values})\n}}\n")
+    assert max(len(line) for line in text.split("\n") if "->" in line) <= PIPE_WIDTH
     assert max(map(len, text.split("\n"))) <= WIDTH
     assert re.search(r"\n    -> convolution_number_\d", text)
     assert re.search(r"\n    a_rather_long_argument_\d = \d, a_rather", text)

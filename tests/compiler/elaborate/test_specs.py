@@ -26,7 +26,8 @@ def test_googlenet(settings, count):
     program = load(SPECS / "googlenet.net", settings=settings)
     assert parameters(program) == count
     assert len(program.graph.losses) == (3 if settings else 1)
-    maps = [n for n in program.graph.nodes() if n.type.rank == 4 and n.op != "parameter" and n.name[:2] not in ("a1", "a2")]
+    maps = [node for node in program.graph.nodes() if node.type.rank == 4 and node.op != "parameter"
+            and node.name[:2] not in ("a1", "a2")]
     assert list(dict.fromkeys(node.type.shape[2] for node in maps)) == [224, 112, 56, 28, 14, 7, 1]
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 
 from compiler.elaborate import check, load
+from compiler.elaborate.apply import MAX_NODES
+from compiler.elaborate.body import MAX_DEPTH
 from compiler.elaborate.expressions import AXES
 from compiler.elaborate.sections import AUGMENTATIONS, DATA_KEYS, OPTIMIZERS, SCHEDULES, TRAIN_KEYS
 from compiler.initialize import INITIALIZERS
 from compiler.ir import DTYPES
 from compiler.ops.base import KINDS, parse_signature
+from dsl.parse import MAX_BYTES
 from netc.cli import Verbs
 from netc.verbs import explain
 from tests.docs import ops_page
@@ -150,6 +153,13 @@ def test_files_and_folders_that_prose_names_are_there():
     for page in PAGES:
         for name in re.findall(r"`((?:dsl|compiler|runtime|netc|specs|tests|docs)/[\w/.-]*)`", page.read_text()):
             assert name in FETCHED or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_limits_are_those_of_the_code():
+    page = (ROOT / "docs" / "language.md").read_text()
+    assert f"at most {MAX_NODES:,} operations" in page
+    assert f"at most {MAX_DEPTH} deep" in page
+    assert f"at most {MAX_BYTES >> 20} MiB" in page
 
 
 def test_tables_of_the_language_page_are_complete():

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static, window_plane
+from compiler.schedule.cpu_loops import (PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static,
+                                         window_plane)
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
 MACS_PER_NS = 25     # of one core, to decide whether threads pay
+FEW_UNITS = 8        # tiles of positions below which outputs are the outer loop
 UNROLLED_TAPS = 8    # kernel columns up to which the innermost reduction is unrolled
 
 
@@ -136,9 +138,13 @@ class _Convolution:
         self.read, self.weight, self.bias = read, weight, bias
         lanes = cpu.lanes
         rows, width = g.out if not g.pointwise else (1, prod(g.out))
-        self.rows, self.width = rows, width
+        self.width, self.outputs = width, g.outputs // g.groups
         self.direct = g.in_place and plain is not None and width >= lanes
         vectors = ceildiv(width, lanes)
+        # Rows of a single vector are tiled together, else each row is tiled by itself. In place nothing may be read behind it.
+        self.tall = vectors == 1 and rows > 1
+        self.cut = pieces(rows * lanes if self.tall else width, lanes, spare=not self.direct)
+        self.lines = 1 if self.tall else rows
         # Every vector may read its taps whole.
         self.plane = window_plane(g.source, g.kernel, g.stride, g.dilation, g.place, g.out, vectors * lanes, g.spread)
         self.row_shape = (1, 1, vectors * lanes) if g.pointwise else self.plane.shape
@@ -169,47 +175,77 @@ class _Convolution:
             big = self.g.channels * prod(self.row_shape) > 8 * PARALLEL_NS
             with (T.parallel if parallel and big else T.serial)(0, i64(self.g.channels)) as c:
                 self._pad(n, slot, c)
-        g = self.g
-        outputs = g.outputs // g.groups
-        m = self._channels_per_tile(outputs)
-        tiles = ceildiv(outputs, m)
-        with (T.parallel if parallel else T.serial)(0, i64(g.groups * tiles)) as tile:
-            group, tile = (tirx.floordiv(tile, i64(tiles)), tirx.floormod(tile, i64(tiles))) if g.groups > 1 \
-                else (i64(0), tile)
-            self._positions(n, slot, group, tile * m, m, outputs)
+        groups = self.g.groups
+        units = sum(count for _, count, _ in self.cut) * self.lines
+        loop = T.parallel if parallel else T.serial
+        if units < FEW_UNITS:
+            # A small map is read again for every few outputs, whose weights stay in L1.
+            step = self._block()
+            tiles = ceildiv(self.outputs, step)
+            with loop(0, i64(groups * tiles)) as at:
+                group, tile = self._split(at, tiles)
+                self._either(tile, tiles - 1, self.outputs % step, lambda size: self._all_positions(
+                    n, slot, group, tile * step, size or step))
+        else:
+            # A tile's inputs stay in L1 while the weights stream by.
+            with loop(0, i64(groups * units)) as at:
+                group, unit = self._split(at, units)
+                per_line = units // self.lines
+                y, turn = tirx.floordiv(unit, i64(per_line)), tirx.floormod(unit, i64(per_line))
+                first = 0
+                for piece, count, step in self.cut:
+                    if len(self.cut) == 1:
+                        self._all_outputs(n, slot, group, y, turn * step, piece)
+                    else:
+                        with T.If(tirx.all(turn >= i64(first), turn < i64(first + count))), T.Then():
+                            self._all_outputs(n, slot, group, y, (turn - first) * step, piece)
+                    first += count
 
-    def _channels_per_tile(self, outputs: int) -> int:
-        """Output channels that share the reads of a tile; the largest that divides, if it is not too small."""
-        vectors = max(len(piece.starts) for piece, _, _ in self._pieces())
-        most = min(rows_per_tile(self.cpu, vectors), outputs)
-        fits = [m for m in range(most, 0, -1) if outputs % m == 0 and m * vectors >= 8]
-        return fits[0] if fits else most
+    @staticmethod
+    def _split(at: Any, size: int) -> tuple[Any, Any]:
+        """Group and index in the group."""
+        return tirx.floordiv(at, i64(size)), tirx.floormod(at, i64(size))
 
-    def _pieces(self) -> list[tuple[Piece, int, int]]:
-        # In place nothing may be read behind the row.
-        return pieces(self.width, self.cpu.lanes, spare=not self.direct)
+    @staticmethod
+    def _either(tile: Any, whole: int, rest: int, emit: Callable[[int], None]) -> None:
+        """emit(0) for the whole tiles, emit(rest) for the last one if there is a rest."""
+        if not rest:
+            emit(0)
+        elif not whole:
+            emit(rest)
+        else:
+            with T.If(tile < whole):
+                with T.Then():
+                    emit(0)
+                with T.Else():
+                    emit(rest)
 
-    def _positions(self, n: Any, slot: Any, group: Any, o: Any, m: int, outputs: int) -> None:
-        """All positions of the output channels from `o` (of the group) on."""
-        full, rest = divmod(outputs, m)
+    def _block(self) -> int:
+        """Output channels of which every tile height is a divisor, or all there are."""
+        heights = {min(rows_per_tile(self.cpu, len(piece.starts)), 12) for piece, _, _ in self.cut}
+        return min(lcm(*heights) if lcm(*heights) <= 24 else max(heights), self.outputs)
 
-        def bodies(make: Callable[[int], None]) -> None:
-            if not rest:
-                make(m)
-            else:
-                with T.If(o < full * m):
-                    with T.Then():
-                        make(m)
-                    with T.Else():
-                        make(rest)
+    def _all_positions(self, n: Any, slot: Any, group: Any, o: Any, outputs: int) -> None:
+        """All positions of so many output channels from `o` (of the group) on."""
+        with T.serial(0, i64(self.lines)) as y:
+            for piece, count, step in self.cut:
+                with loops([count]) as (turn,):
+                    for m, first, repeated in self._heights(outputs, piece):
+                        with loops([repeated]) as (row,):
+                            self._tile(n, slot, group, o + first + row * m, m, y, turn * step, piece)
 
-        def emit(size: int) -> None:
-            with T.serial(0, i64(self.rows)) as y:
-                for piece, count, step in self._pieces():
-                    with loops([count]) as (turn,):
-                        self._tile(n, slot, group, o, size, y, turn * step, piece)
+    def _all_outputs(self, n: Any, slot: Any, group: Any, y: Any, x: Any, piece: Piece) -> None:
+        """All output channels of a group at the positions of one piece."""
+        for m, first, repeated in self._heights(self.outputs, piece):
+            with loops([repeated]) as (row,):
+                self._tile(n, slot, group, row * m + first, m, y, x, piece)
 
-        bodies(emit)
+    def _heights(self, outputs: int, piece: Piece) -> list[tuple[int, int, int]]:
+        """Output channels cut into tiles whose heights differ by at most one: (height, first, how often)."""
+        tiles = ceildiv(outputs, rows_per_tile(self.cpu, len(piece.starts)))
+        low, more = divmod(outputs, tiles)
+        cut = [(low + 1, 0, more), (low, more * (low + 1), tiles - more)]
+        return [(m, first, repeated) for m, first, repeated in cut if repeated]
 
     # --- the register tile -----------------------------------------------------------------------------------------
 
@@ -229,14 +265,19 @@ class _Convolution:
                 with T.unroll(0, i64(m)) as i:
                     for acc, start in zip(sums, piece.starts):
                         with T.vectorized(0, lanes) as lane:
-                            value = self._input(n, slot, first_channel + c, y, ky, kx, x + start + lane)
+                            row, column = self._place(y, x + start, lane)
+                            value = self._input(n, slot, first_channel + c, row, ky, kx, column)
                             weight = self.weight(first_output + i, c, ky, kx)
                             T.buffer_store(acc, acc[i, lane] + value * weight, [i, lane])
         with T.unroll(0, i64(m)) as i:
             for acc, start, (skip, count) in zip(sums, piece.starts, piece.stored):
-                with T.vectorized(0, i64(count)) as lane:
-                    self.kernel.store(self._result(n, first_output + i, y, x + start + skip + lane),
-                                      acc[i, lane + skip])
+                with T.vectorized(0, i64(self.width if self.tall else count)) as lane:
+                    row, column = self._place(y, x + start, lane + skip)
+                    self.kernel.store(self._result(n, first_output + i, row, column), acc[i, lane + skip])
+
+    def _place(self, y: Any, x: Any, lane: Any) -> tuple[Any, Any]:
+        """Row and column of a lane; where rows are tiled together, `x` counts their lanes."""
+        return (tirx.floordiv(x, i64(self.cpu.lanes)), lane) if self.tall else (y, x + lane)
 
     def _result(self, n: Any, o: Any, y: Any, x: Any) -> tuple[Any, ...]:
         if len(self.kernel.shape) == 3:

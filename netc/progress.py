@@ -89,14 +89,17 @@ class Live(Plain):
 
 def epoch_line(event: Epoch) -> str:
     """An epoch in a line; a star marks the best so far."""
-    validation = f"  |  validation {values_text(event.validate)}{' *' if event.improved else '  '}" if event.validate else ""
-    return f"epoch {event.epoch:4d}  {values_text(event.train)}{validation}  {event.rate:,.0f} images/s  {event.seconds:.1f} s"
+    parts = [f"epoch {event.epoch:4d}  {values_text(event.train)}"]
+    if event.validate:
+        parts.append(f"  |  validation {values_text(event.validate)}{' *' if event.improved else '  '}")
+    return "".join([*parts, f"  {event.rate:,.0f} images/s  {event.seconds:.1f} s"])
 
 
 def result_text(result: Result) -> str:
     """How a run ended, and what to do next."""
     lines = {"finished": f"finished after {result.epochs} epochs",
-             "stopped": f"stopped after {result.epochs} epochs: no better {result.monitor} since epoch {result.best_epoch}",
+             "stopped": f"stopped after {result.epochs} epochs: {result.monitor} is no better since epoch "
+                        f"{result.best_epoch}",
              "interrupted": f"interrupted after {result.steps:,} steps; --resume goes on from here"}[result.status]
     lines += f", {duration_text(result.seconds)}\n"
     if result.best_epoch is not None:

@@ -47,7 +47,8 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """
     name = os.fspath(path)
     if not os.path.isfile(name):
-        raise NetcError("E0621", f"there is no checkpoint {name}", "`netc train` writes best.safetensors and last.safetensors")
+        raise NetcError("E0621", f"there is no checkpoint {name}",
+                        "`netc train` writes best.safetensors and last.safetensors")
     try:
         with safe_open(name, framework="numpy") as file:
             envelope = (file.metadata() or {}).get(KEY)
@@ -59,7 +60,8 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     if outer is None:
         return Checkpoint(name, tensors)
     if not isinstance(outer, dict) or outer.get("format") != FORMAT:
-        raise NetcError("E0623", f"{name} was written by another version of netc", "read it with the version that wrote it")
+        raise NetcError("E0623", f"{name} was written by another version of netc",
+                        "read it with the version that wrote it")
     if outer.get("digest") != _digest(tensors, str(outer.get("meta"))):
         raise NetcError("E0622", f"{name} is damaged: its content does not match its digest",
                         "take another checkpoint of the run, or train again")
@@ -67,7 +69,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a .safetensors file by path, of netc's or of any other origin. Raises as `read_checkpoint` does."""
+    """The tensors of a .safetensors file by path, of netc's or another origin. Raises as `read_checkpoint` does."""
     return read_checkpoint(path).tensors
 
 

@@ -64,7 +64,7 @@ def program_of(executable: Executable, name: str) -> Mapping[str, Any]:
     """The manifest's entry of a program; raises NetcError E0640 where the artifact was compiled without it."""
     if name not in executable.programs:
         raise NetcError("E0640", f"{executable.name} was compiled without the program `{name}`",
-                        "compile it with --train" if name == "step" else "give the net a `loss` or `metric` line, compile it again")
+                        "compile it with --train" if name == "step" else "give the net a `loss` or `metric` line")
     return executable.programs[name]
 
 
@@ -94,6 +94,7 @@ def evaluate(executable: Executable, part: Part, batch: int, *, predictions: boo
     label, scores, classes = _classification(part, program) if confusion else (None, None, 0)
     counts = np.zeros((classes, classes), np.int64) if scores else None
     kept: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
+    executable.prepare()
     averages, start = Averages(), time.perf_counter()
     for arrays in batches(part, batch, shuffle=False, seed=0, epoch=0):
         if stop():

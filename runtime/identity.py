@@ -49,7 +49,8 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 
 def _net(executable: Executable) -> dict[str, Any]:
     manifest = executable.manifest
-    parameters = {p["path"]: f"{p['dtype']}{p['shape']}" for p in manifest["parameters"] if p["kind"] != "constant"}
+    parameters = {p["path"]: f"{p['dtype']}{p['shape']}" for p in manifest["parameters"]
+                  if p["kind"] in ("weight", "state", "optimizer")}
     return {"name": manifest["net"], "parameters": parameters, "program": _program(executable)}
 
 
@@ -95,7 +96,8 @@ def _follows_run(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
     if isinstance(value, Mapping):
-        return {k: v for name, inner in value.items() for k, v in _flat(inner, f"{path}.{name}" if path else name).items()}
+        inner = [_flat(part, f"{path}.{name}" if path else name) for name, part in value.items()]
+        return {key: plain for flat in inner for key, plain in flat.items()}
     return {path: value}
 
 

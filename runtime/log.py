@@ -27,14 +27,14 @@ class Log:
     """
 
     def __init__(self, folder: Path, resumed: tuple[int, int] | None = None, **about: Any):
-        # The writer itself, not `SummaryWriter`: that hands each number to a thread, which costs more than a small step.
+        # The writer itself, not `SummaryWriter`: that hands each number to a thread, which costs more than a step.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         path = folder / NAME
         try:
             self._stream = open(path, "a" if resumed else "w", encoding="utf-8")
         except OSError as problem:
-            raise NetcError("E0605", f"cannot write {path}: {problem.strerror}", "choose another place with --out") from problem
+            raise NetcError("E0605", f"cannot write {path}: {problem.strerror}", "choose another --out") from problem
         if resumed and _ends_in_a_line(path):
             self._stream.write("\n")
         if not resumed:
@@ -84,7 +84,7 @@ class Log:
 
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a log as if the run had never been interrupted: `resume` records and what they replace are left out.
+    """The records of a log as if the run had never been interrupted: without `resume` records and what they replace.
 
     Lines that were cut off by a crash are skipped. Raises NetcError E0624 when there is no log.
     """
@@ -92,7 +92,8 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8", errors="replace") as stream:
             lines = stream.read().splitlines()
     except OSError as problem:
-        raise NetcError("E0624", f"cannot read the log {path}: {problem.strerror}", "`netc train` writes it into its --out") from problem
+        raise NetcError("E0624", f"cannot read the log {path}: {problem.strerror}",
+                        "`netc train` writes it into its --out") from problem
     records: list[dict[str, Any]] = []
     for line in lines:
         try:

@@ -31,9 +31,10 @@ def blame(executable: Executable, program: str, bound: Bound, step: int, epoch: 
                 return NetcError("E0630", f"{_kind(value)} in step {step} (epoch {epoch}): the first to make one is "
                                  f"{_name(kernel)}, in {_count(value)} of {value.size:,} values",
                                  f"lower the learning rate ({lr:g} in this step), add `warmup`, scale the inputs, or "
-                                 "look for a division by zero or a logarithm of zero. The parameters are as before the step")
-    return NetcError("E0630", f"the loss of step {step} (epoch {epoch}) is not a finite number, though each layer's is: the "
-                     "sum is too large", f"lower the learning rate ({lr:g} in this step)")
+                                 "look for a division by zero or a logarithm of zero. The parameters are as they were "
+                                 "before the step")
+    return NetcError("E0630", f"the loss of step {step} (epoch {epoch}) is not a finite number, though each layer's "
+                     "result is: their sum is too large", f"lower the learning rate ({lr:g} in this step)")
 
 
 def blame_parameters(executable: Executable, step: int) -> NetcError | None:
@@ -41,8 +42,8 @@ def blame_parameters(executable: Executable, step: int) -> NetcError | None:
     for path, value in executable.parameters.tensors("weight", "state", "optimizer").items():
         if not _is_finite(value):
             return NetcError("E0632", f"`{path}` holds {_kind(value)} after step {step}, in {_count(value)} of "
-                             f"{value.size:,} values", "lower the learning rate, or add `warmup`; the last checkpoint was "
-                             "written before and is sound")
+                             f"{value.size:,} values", "lower the learning rate, or add `warmup`; the last checkpoint "
+                             "was written before and is sound")
     return None
 
 

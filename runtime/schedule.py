@@ -161,7 +161,8 @@ class Schedule:
                                 f"it has {', '.join([*known, 'warmup'])}")
         for name, default in known.items():
             if default is ... and name not in args:
-                raise NetcError("E0581", f"the schedule `{kind}` needs `{name}`", f"its formula is {KINDS[kind].formula}")
+                raise NetcError("E0581", f"the schedule `{kind}` needs `{name}`",
+                                f"its formula is {KINDS[kind].formula}")
         return cls(kind, {name: _argument(kind, name, value) for name, value in args.items()})
 
 
@@ -169,12 +170,14 @@ def _argument(kind: str, name: str, value: Any) -> Any:
     what = f"`{name}` of the schedule `{kind}`"
     if name == "at":
         if not isinstance(value, (list, tuple)) or not value:
-            raise NetcError("E0580", f"{what} is a list of durations, not {show(value)}", "write at = [5 epochs, 8 epochs]")
+            raise NetcError("E0580", f"{what} is a list of durations, not {show(value)}",
+                            "write at = [5 epochs, 8 epochs]")
         return [Duration.from_json(v, what) for v in value]
     if name in DURATIONS:
         return Duration.from_json(value, what)
     if not is_number(value) or value < 0:
-        raise NetcError("E0580", f"{what} is a number from 0, not {show(value)}", f"the formula is {KINDS[kind].formula}")
+        raise NetcError("E0580", f"{what} is a number from 0, not {show(value)}",
+                        f"the formula is {KINDS[kind].formula}")
     return float(value)
 
 

@@ -1,7 +1,7 @@
 """The training loop: steps, validation each epoch, early stopping, checkpoints, and going on where a run was cut off.
 
-Everything a step does follows from the parameters, the train section and the step's number, so a run that was killed and
-resumed ends in the same bits as one that was not.
+Everything a step does follows from the parameters, the train section and the step's number, so a run that was killed
+and resumed ends in the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOGGED_STEPS = 50  # step records an epoch, about
 def train(executable: Executable, config: Mapping[str, Any] | TrainConfig, data: Mapping[str, Any] | DataConfig | None,
           out: str | Path, *, resume: bool = False, fresh: bool = False, observer: Observer | None = None,
           checkpoint_every: int | None = None, dataset: Dataset | None = None) -> Result:
-    """Trains a net compiled with its programs `step` and `evaluate`; its best parameters are in `executable` afterwards.
+    """Trains a net compiled with its programs `step` and `evaluate`; `executable` holds its best parameters afterwards.
 
     config, data: the resolved sections. out: the folder of the run, which gets best.safetensors (weights and running
     statistics), last.safetensors (everything that a resumed run needs), log.jsonl and TensorBoard events.
@@ -48,11 +48,12 @@ def train(executable: Executable, config: Mapping[str, Any] | TrainConfig, data:
     checkpoint_every: steps between checkpoints within an epoch; by default one is written each minute.
     dataset: `data` opened already. Ctrl-C and SIGTERM end the step at hand, write a checkpoint and return.
 
-    Raises NetcError E0580 to E0583 (sections), E0621 to E0628 (checkpoints), E0630 to E0632 (a loss or parameter that is
-    not a finite number), E0640 (programs missing), and those of the data.
+    Raises NetcError E0580 to E0583 (sections), E0621 to E0628 (checkpoints), E0630 to E0632 (a loss or parameter that
+    is not a finite number), E0640 (programs missing), and those of the data.
     """
     if data is None:
-        raise NetcError("E0583", "there is no data section to train on", "add `data d { source = \"csv:d.csv\", batch = 16 }`")
+        raise NetcError("E0583", "there is no data section to train on",
+                        "add `data d { source = \"csv:d.csv\", batch = 16 }`")
     config = config if isinstance(config, TrainConfig) else TrainConfig.from_json(config)
     data = data if isinstance(data, DataConfig) else DataConfig.from_json(data)
     dataset = dataset or open_data(data, [Field.from_manifest(e) for e in executable.manifest["inputs"]])
@@ -65,7 +66,7 @@ def train(executable: Executable, config: Mapping[str, Any] | TrainConfig, data:
 class State:
     """Where a run is: everything but tensors that the next step depends on. Plain JSON in last.safetensors.
 
-    step: done in all. epoch: closed, that is validated. step_in_epoch: done since. sums, examples: of the running epoch.
+    step: done in all. epoch: closed, that is validated. step_in_epoch: done since. sums, examples: of this epoch.
     """
 
     step: int = 0
@@ -107,7 +108,7 @@ class _Run:
         self._check()
 
     def _check(self) -> None:
-        names = [a["name"] for a in self.program["arguments"] if a["kind"] == "output" and a["role"] in ("loss", "metric")]
+        names = [a["name"] for a in self.program["arguments"] if a["role"] in ("loss", "metric")]
         if self.config.monitor not in ("loss", *names):
             raise NetcError("E0580", f"`monitor` is `{self.config.monitor}`, which the net does not compute",
                             f"it computes {', '.join(dict.fromkeys(('loss', *names)))}")
@@ -133,8 +134,8 @@ class _Run:
                             "go on with it (--resume), start over (--fresh), or choose another folder (--out)")
         else:
             self._begin()
-        self.log = Log(self.out, (self.state.step, self.state.epoch) if resume else None, net=self.identity["net"]["name"],
-                       train=self.identity["train"])
+        self.log = Log(self.out, (self.state.step, self.state.epoch) if resume else None,
+                       net=self.identity["net"]["name"], train=self.identity["train"])
         try:
             return self._loop(resume, signals)
         finally:
@@ -157,6 +158,7 @@ class _Run:
         if status == "running":
             status = self.state.status
             self.parameters.assign(self.best, str(self.out / BEST))
+            self.executable.prepare()
         self.log.end(status, self.state.step, self.state.epoch)
         result = Result(status, self.state.epoch, self.state.step, self.config.monitor, self.state.best_epoch,
                         self.state.best_value, self.state.values, self.out / BEST, self.out / LAST,
@@ -186,8 +188,8 @@ class _Run:
                 self.epoch_examples += examples
                 if state.step % self.log_every == 0:
                     self.log.step(state.step, state.epoch + 1, lr, values)
-                self.observer.on_step(Step(state.step, state.epoch + 1, state.step_in_epoch, self.epoch_examples, lr, values,
-                                           averages.means()))
+                self.observer.on_step(Step(state.step, state.epoch + 1, state.step_in_epoch, self.epoch_examples, lr,
+                                           values, averages.means()))
                 if signals.came:
                     raise Interrupted
                 if state.step >= self.total:
@@ -298,7 +300,8 @@ class _Run:
             self.state.status = "running"
 
     def _nothing_to_resume(self) -> Checkpoint:
-        raise NetcError("E0628", f"there is no run to resume in {self.out}", "leave --resume out, or name the run with --out")
+        raise NetcError("E0628", f"there is no run to resume in {self.out}",
+                        "leave --resume out, or name the run with --out")
 
 
 def _step_seed(seed: int, step: int) -> int:

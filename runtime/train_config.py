@@ -50,15 +50,17 @@ class TrainConfig:
             raise NetcError("E0580", f"the train section has an unknown key `{unknown[0]}`" if unknown else
                             f"the train section lacks `{missing[0]}`", f"its keys are {', '.join(REQUIRED + OPTIONAL)}")
         monitor = json.get("monitor") or {"name": "loss", "mode": "min"}
-        if not isinstance(monitor, Mapping) or set(monitor) != {"name", "mode"} or monitor["mode"] not in ("min", "max"):
+        if not isinstance(monitor, Mapping) or set(monitor) != {"name", "mode"} \
+                or monitor["mode"] not in ("min", "max"):
             raise NetcError("E0580", f"`monitor` is {{name, mode: min or max}}, not {show(monitor)}")
         patience, seed = json.get("patience"), json.get("seed", 0)
         if patience is not None and not (_is_int(patience) and patience > 0):
             raise NetcError("E0580", f"`patience` is a positive number of epochs, not {show(patience)}")
         if not (_is_int(seed) and seed >= 0):
             raise NetcError("E0580", f"`seed` is a whole number from 0, not {show(seed)}")
-        return cls(json["name"], json["net"], Schedule.from_json(json["schedule"]), Duration.from_json(json["run"], "`run`"),
-                   json.get("data"), json.get("optimizer") or {}, patience, seed, monitor["name"], monitor["mode"])
+        return cls(json["name"], json["net"], Schedule.from_json(json["schedule"]),
+                   Duration.from_json(json["run"], "`run`"), json.get("data"), json.get("optimizer") or {},
+                   patience, seed, monitor["name"], monitor["mode"])
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "net": self.net, "data": self.data, "optimizer": dict(self.optimizer),
@@ -67,7 +69,9 @@ class TrainConfig:
 
     def with_run(self, run: Duration) -> TrainConfig:
         """The same with another length; a schedule that spans the whole run spans the new one."""
-        args = {name: run if name == "over" and value == self.run else value for name, value in self.schedule.args.items()}
+        args = dict(self.schedule.args)
+        if args.get("over") == self.run:
+            args["over"] = run
         return dataclasses.replace(self, run=run, schedule=Schedule(self.schedule.kind, args))
 
     def total_steps(self, steps_per_epoch: int) -> int:

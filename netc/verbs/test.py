@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from runtime.evaluate import Evaluation
 
 
-@click.command(epilog="\b\nExamples:\n  netc test digits.netb\n  netc test specs/digits.net --params runs/digits/best.safetensors"
+@click.command(epilog="\b\nExamples:\n  netc test digits.netb"
+               "\n  netc test specs/digits.net --params runs/digits/best.safetensors"
                "\n  netc test digits.netb --part validate --json")
 @click.argument("net", metavar="FILE.netb | FILE.net")
 @PARAMS
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
               help="The part of the data to measure on.")
 @click.option("--batch", type=click.IntRange(min=1), help="Examples at a time; by default as the data section says.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@click.option("--json", "as_json", is_flag=True, help="Print values, per-class accuracy and the confusion matrix as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print values, accuracy by class and confusions as JSON.")
 @SET
 def command(net: str, params: str | None, part: str, batch: int | None, threads: int | None, as_json: bool,
             settings: tuple[str, ...]) -> int:
     """Measure a net on a part of its data: loss, metrics, and for classes what was taken for what.
 
-    An artifact brings its weights. For a .net file they are those of --params, or of runs/NET, where `netc train` puts them.
+    An artifact brings its weights. For a .net file they are those of --params, or of runs/NET, where `netc train` puts
+    them.
     """
     from runtime.data import DataConfig, Field, open_data
     from runtime.errors import NetcError
@@ -57,6 +59,7 @@ def _artifact(path: str, params: str | None, settings: tuple[str, ...]) -> tuple
     if params:
         from runtime.checkpoint import read_weights
         executable.parameters.assign(read_weights(params), params)
+        executable.prepare()
     return executable, executable.manifest["data"]
 
 

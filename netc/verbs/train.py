@@ -14,9 +14,9 @@ from netc.options import SET, parse_settings, split_place
 @click.argument("net")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path),
               help="The folder of the run: best and last weights, log; runs/NET by default.")
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run; it ends as if it had not been interrupted.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run; it ends as if never interrupted.")
 @click.option("--fresh", is_flag=True, help="Start over where the folder holds a run already.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Train for this many epochs instead of what the section says.")
+@click.option("--epochs", type=click.IntRange(min=1), help="How long to train, instead of what the section says.")
 @click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS",
               help="Write a checkpoint every so many steps too; by default each minute, and at the end of epochs.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
@@ -27,9 +27,9 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
             threads: int | None, device: str, quiet: bool, settings: tuple[str, ...]) -> int:
     """Train a net (FILE.net, or FILE.net:NAME where a file holds several train sections).
 
-    Validates after each epoch, stops when the validation no longer improves (`patience` of the train section), and keeps
-    the best weights in best.safetensors. Ctrl-C ends the step at hand and writes a checkpoint; --resume goes on from it.
-    Exits with 130 when interrupted.
+    Validates after each epoch, stops when the validation no longer improves (`patience` of the train section), and
+    keeps the best weights in best.safetensors. Ctrl-C ends the step at hand and writes a checkpoint; --resume goes on
+    from it. Exits with 130 when interrupted.
     """
     if resume and fresh:
         raise click.UsageError("--resume and --fresh exclude each other.")

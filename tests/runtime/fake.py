@@ -25,7 +25,8 @@ def _inputs(scalars: tuple[str, ...]) -> list[dict]:
     dtypes = {"lr": "float32", "step": "float32", "seed": "uint32"}
     return [{"kind": "input", "name": "x", "role": "input", "dtype": "float32", "shape": ["N", FEATURES]},
             {"kind": "input", "name": "y", "role": "label", "dtype": "int32", "shape": ["N"]},
-            *({"kind": "input", "name": name, "role": "scalar", "dtype": dtypes[name], "shape": []} for name in scalars)]
+            *({"kind": "input", "name": name, "role": "scalar", "dtype": dtypes[name], "shape": []}
+              for name in scalars)]
 
 
 def _output(name: str, role: str, shape: list) -> dict:
@@ -38,8 +39,8 @@ def _kernel(name: str, layers: list[str], op: str, where: dict) -> dict:
 
 STEP = {
     "symbol": "step", "update_from": 4,
-    "arguments": [*_inputs(("lr", "step", "seed")), _output("cross_entropy", "loss", []), _output("penalty", "loss", []),
-                  _output("accuracy", "metric", [])],
+    "arguments": [*_inputs(("lr", "step", "seed")), _output("cross_entropy", "loss", []),
+                  _output("penalty", "loss", []), _output("accuracy", "metric", [])],
     "kernels": [_kernel("logits", ["tower/dense"], "matmul", {"in": "arena", "offset": 0}),
                 _kernel("cross_entropy", ["cross_entropy"], "cross_entropy", {"in": "output", "name": "cross_entropy"}),
                 _kernel("penalty", ["penalty"], "mean", {"in": "output", "name": "penalty"}),
@@ -77,13 +78,18 @@ class FakeExecutable:
         self.parameters["dense.weight"][...] = np.random.default_rng(5).normal(0, 1, (FEATURES, CLASSES))
         self.name = "fake"
         self.fed: list[dict] = []
+        self.prepared: bytes | None = None
 
     def bind(self, program: str, feeds: dict) -> FakeBound:
         assert set(feeds) == {a["name"] for a in self.programs[program]["arguments"] if a["kind"] == "input"}
         self.fed.append({name: feeds[name] for name in ("lr", "step", "seed") if name in feeds})
         return FakeBound(self.parameters, feeds)
 
+    def prepare(self) -> None:
+        self.prepared = self.parameters["dense.weight"].tobytes()
+
     def call(self, program: str, feeds: dict) -> dict[str, np.ndarray]:
+        assert self.prepared == self.parameters["dense.weight"].tobytes(), "weights changed since they were prepared"
         bound = FakeBound(self.parameters, {**feeds, "seed": None})
         bound(0, 4)
         return {**bound.results, "p": bound.p}
@@ -100,12 +106,13 @@ class FakeBound:
             kernel()
 
     def view(self, result: dict) -> np.ndarray | None:
-        return {"arena": getattr(self, "logits", None), "output": self.results.get(result.get("name"))}.get(result["in"])
+        return self.logits if result["in"] == "arena" else self.results.get(result["name"])
 
     def _logits(self) -> None:
         self.x = self.feeds["x"]
         if self.feeds["seed"] is not None:
-            self.x = self.x + np.random.default_rng(int(self.feeds["seed"])).normal(0, 0.1, self.x.shape).astype(np.float32)
+            rng = np.random.default_rng(int(self.feeds["seed"]))
+            self.x = self.x + rng.normal(0, 0.1, self.x.shape).astype(np.float32)
         self.logits = self.x @ self.parameters["dense.weight"]
         shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
         self.p = shifted / shifted.sum(axis=1, keepdims=True)

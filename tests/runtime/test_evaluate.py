@@ -55,7 +55,8 @@ def test_a_class_without_examples_has_no_share(part):
 
 def test_no_confusion_without_scores_of_classes(part):
     executable = FakeExecutable()
-    executable.programs = {"evaluate": {**EVALUATE, "arguments": [a for a in EVALUATE["arguments"] if a["name"] != "p"]}}
+    without = [a for a in EVALUATE["arguments"] if a["name"] != "p"]
+    executable.programs = {"evaluate": {**EVALUATE, "arguments": without}}
     found = evaluate(executable, part, 8, confusion=True)
     assert found.confusion is None and found.label is None and found.per_class is None
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from runtime import format
 from runtime.errors import NetcError
 
-MEMBERS = {"host.o": b"\x7fELF" + bytes(range(200)), "parameters.safetensors": b"\0" * 50, "ir/run.txt": "grüße".encode()}
+MEMBERS = {"host.o": b"\x7fELF" + bytes(range(200)), "parameters.safetensors": b"\0" * 50,
+           "ir/run.txt": "grüße".encode()}
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def test_records(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [r["kind"] for r in lines] == ["start", "step", "epoch", "step", "epoch", "end"]
     assert lines[0]["net"] == "fake" and lines == read_log(tmp_path / "log.jsonl")
-    assert lines[2] == {"kind": "epoch", "epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 0.5}, "validate": {"loss": 1.5},
-                        "improved": True, "images_per_second": 1234.6, "seconds": 0.5}
+    assert lines[2] == {"kind": "epoch", "epoch": 1, "step": 10, "lr": 0.1, "train": {"loss": 0.5},
+                        "validate": {"loss": 1.5}, "improved": True, "images_per_second": 1234.6, "seconds": 0.5}
 
 
 def test_a_resumed_run_replaces_what_came_after_its_checkpoint(tmp_path):

@@ -38,7 +38,7 @@ def code(problem):
     return problem.value.code
 
 
-# --- learning ----------------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------------------------
 
 
 def test_learns_and_leaves_its_files(tmp_path, data):
@@ -54,6 +54,7 @@ def test_learns_and_leaves_its_files(tmp_path, data):
     assert weights.tensors["seen"] == 54 * best.epoch
     for path, value in weights.tensors.items():
         assert np.array_equal(executable.parameters[path], value), "the executable holds the best parameters"
+    assert executable.prepared == executable.parameters["dense.weight"].tobytes()
     assert set(read_checkpoint(result.last).tensors) == {"dense.weight", "seen", "dense.weight/momentum"}
 
 
@@ -111,7 +112,7 @@ def test_without_validation_the_newest_is_the_best(tmp_path, data):
     assert np.array_equal(best["dense.weight"], last["dense.weight"])
 
 
-# --- killing and resuming ------------------------------------------------------------------------------------------------
+# --- killing and resuming -------------------------------------------------------------------------------------------
 
 
 def child(folder, *words):
@@ -138,12 +139,13 @@ def test_killed_anywhere_and_resumed_is_bit_identical(tmp_path):
         assert whole.meta == mended.meta
         for path, value in whole.tensors.items():
             assert value.tobytes() == mended.tensors[path].tobytes(), path
-    logs = [[{k: v for k, v in record.items() if k not in VOLATILE} for record in read_log(tmp_path / run / "run/log.jsonl")]
-            for run in ("whole", "broken")]
+    logs = [[{k: v for k, v in record.items() if k not in VOLATILE}
+             for record in read_log(tmp_path / run / "run/log.jsonl")] for run in ("whole", "broken")]
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("number, step", [(signal.SIGINT, 1), (signal.SIGINT, 7), (signal.SIGINT, 42), (signal.SIGTERM, 9)])
+@pytest.mark.parametrize("number, step", [
+    (signal.SIGINT, 1), (signal.SIGINT, 7), (signal.SIGINT, 42), (signal.SIGTERM, 9)])
 def test_a_signal_ends_the_step_and_saves(tmp_path, data, number, step):
     class Interrupting(Observer):
         def on_step(self, event):
@@ -183,7 +185,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, data):
     assert np.array_equal(executable.parameters["dense.weight"], read_checkpoint(first.best).tensors["dense.weight"])
 
 
-# --- refusing ------------------------------------------------------------------------------------------------------------
+# --- refusing -------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path, data):
@@ -274,7 +276,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, data):
     assert code(problem) == "E0605"
 
 
-# --- NaN -----------------------------------------------------------------------------------------------------------------
+# --- NaN ------------------------------------------------------------------------------------------------------------
 
 
 def poisoned(tmp_path, value):

@@ -5,6 +5,8 @@ The only file of `ops/`'s world that touches TVM, imported when lowering starts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -14,7 +16,7 @@ from compiler.ir import DTYPES
 
 TVM_DTYPES = {**DTYPES, "u64": "uint64"}
 
-exp, log, sqrt, tanh, erf, log1p = T.exp, T.log, T.sqrt, T.tanh, T.erf, T.log1p
+log, sqrt = T.log, T.sqrt
 maximum, minimum, floordiv, floormod = T.max, T.min, T.floordiv, T.floormod
 
 
@@ -80,14 +82,112 @@ def rsqrt(value: Any) -> Any:
     return const_like(1, value) / T.sqrt(value)
 
 
+def let(value: Any, body: Callable[[Any], Any]) -> Any:
+    """body(value), with the value computed once however often `body` uses it."""
+    # Bindings inside the value come first, side by side: TVM's passes take exponential time on nested ones.
+    outer = []
+    while isinstance(value, tirx.Let):
+        outer.append((value.var, value.value))
+        value = value.body
+    if isinstance(value, (tirx.Var, tirx.FloatImm, tirx.IntImm)):
+        result = body(value)
+    else:
+        variable = tirx.Var("v", dtype_of(value))
+        result = tirx.Let(variable, value, body(variable))
+    for variable, bound in reversed(outer):
+        result = tirx.Let(variable, bound, result)
+    return result
+
+
+# --- exponentials ------------------------------------------------------------------------------------------------
+#
+# For f32 these are polynomials and bit operations, which vectorize (a call of the C library would be made element by
+# element). Each is within 5e-7 of the exact value, relative to it; NaN stays NaN because every comparison with it fails.
+# Other types take TVM's own.
+
+ERF = (1.1283792100207526, 0.6366164254205966, 0.10281488004628217, -0.01932301401493408, 0.00020748068109044393,
+       0.0012505115664180472, -0.0003805761616387515, 4.065151181756321e-05)  # -log(erfc(x))/x on [0, 3.95], minimax
+
+
+def polynomial(value: Any, coefficients: Sequence[float]) -> Any:
+    """coefficients[0] + coefficients[1] * value + … by Horner's rule."""
+    result = const_like(coefficients[-1], value)
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * value + const_like(coefficient, value)
+    return result
+
+
+def limited(value: Any, low: float, high: float) -> Any:
+    """A value within limits; a NaN stays one."""
+    low, high = const_like(low, value), const_like(high, value)
+    return let(value, lambda v: where(v < low, low, where(v > high, high, v)))
+
+
+def growth(value: Any, bias: int, body: Callable[[Any, Any], Any]) -> Any:
+    """body(2^(n + bias - 127), exp(r) - 1) for f32, where value = n log 2 + r with |r| <= log(2)/2."""
+    def parts(v: Any, n: Any) -> Any:
+        # log 2 in two parts, so that n times the first is exact
+        r = v - n * const_like(0.693359375, v) - n * const_like(-2.12194440e-4, v)
+        power = T.reinterpret("float32", T.shift_left(tirx.Cast("int32", n) + tirx.const(bias, "int32"), tirx.const(23, "int32")))
+        return let(r, lambda r: let(power, lambda p: let(
+            r * polynomial(r, [1 / math.factorial(k) for k in range(1, 8)]), lambda q: body(p, q))))
+
+    return let(value, lambda v: let(T.floor(v * const_like(1.4426950408889634, v) + const_like(0.5, v)),
+                                    lambda n: parts(v, n)))
+
+
+def exp(value: Any) -> Any:
+    """e to the power of value; 0 where that is below 2.5e-38."""
+    if dtype_of(value) != "float32":
+        return T.exp(value)
+    low, high = const_like(-86.6, value), const_like(88.72, value)
+
+    def ends(v: Any, inside: Any) -> Any:
+        return where(v < low, const_like(0, v), where(v > high, const_like(math.inf, v), inside))
+
+    # n may be 128, which has no bits of its own: so half of 2^n, twice
+    return let(value, lambda v: let(growth(limited(v, -86.6, 88.72), 126, lambda p, q: (p + p * q) * const_like(2, p)),
+                                    lambda inside: ends(v, inside)))
+
+
 def expm1(value: Any) -> Any:
-    """exp(x) - 1 without cancellation near 0: tanh(x/2) * (exp(x) + 1)."""
-    return T.tanh(value * const_like(0.5, value)) * (exp(value) + const_like(1, value))
+    """exp(x) - 1, exact near 0 too."""
+    if dtype_of(value) != "float32":
+        return T.tanh(value * const_like(0.5, value)) * (T.exp(value) + const_like(1, value))
+    one = const_like(1, value)
+    return growth(limited(value, -20.0, 88.0), 127, lambda p, q: p * q + (p - one))
+
+
+def tanh(value: Any) -> Any:
+    if dtype_of(value) != "float32":
+        return T.tanh(value)
+    return let(expm1(limited(value * const_like(2, value), -20.0, 20.0)), lambda e: e / (e + const_like(2, e)))
 
 
 def sigmoid(value: Any) -> Any:
     one = const_like(1, value)
-    return one / (one + exp(-value))
+    return let(exp(-value), lambda e: one / (one + e))
+
+
+def erf(value: Any) -> Any:
+    """sign(x) * (1 - exp(-|x| p(|x|)))."""
+    if dtype_of(value) != "float32":
+        return T.erf(value)
+    one = const_like(1, value)
+
+    def signed(v: Any) -> Any:
+        most, zero = const_like(3.95, v), const_like(0, v)
+        size = where(v > most, most, where(v < -most, most, where(v < zero, -v, v)))
+        tail = let(size, lambda s: growth(-(s * polynomial(s, ERF)), 127, lambda p, q: p * q + (p - one)))
+        return let(tail, lambda e: where(v < zero, e, -e))
+
+    return let(value, signed)
+
+
+def log1p(value: Any) -> Any:
+    """log(1 + x) for 0 <= x <= 1: 2 artanh(x / (2 + x)), by its series."""
+    return let(let(value, lambda v: v / (v + const_like(2, v))),
+               lambda s: s * let(s * s, lambda squared: polynomial(squared, [2 / k for k in range(1, 18, 2)])))
 
 
 def power(value: Any, exponent: float) -> Any:

@@ -113,7 +113,7 @@ class Elu(FloatUnary):
 
     def scalar(self, t, a, x):
         zero = t.const_like(0, x)
-        return t.where(x > zero, x, t.const_like(a.alpha, x) * t.expm1(t.minimum(x, zero)))
+        return t.where(x > zero, x, t.const_like(a.alpha, x) * t.expm1(x))
 
     def grad(self, b, a, xs, y, g):
         return [b.op("where", b.op("greater", xs[0], 0), g, g * (y + a.alpha))]
@@ -130,7 +130,7 @@ class Selu(FloatUnary):
     def scalar(self, t, a, x):
         zero = t.const_like(0, x)
         return t.where(x > zero, x * t.const_like(SELU_SCALE, x),
-                       t.const_like(SELU_SCALE * SELU_ALPHA, x) * t.expm1(t.minimum(x, zero)))
+                       t.const_like(SELU_SCALE * SELU_ALPHA, x) * t.expm1(x))
 
     def grad(self, b, a, xs, y, g):
         return [b.op("where", b.op("greater", xs[0], 0), g * SELU_SCALE, g * (y + SELU_SCALE * SELU_ALPHA))]

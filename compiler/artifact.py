@@ -15,6 +15,7 @@ from compiler.backend import choose
 from compiler.elaborate import Program
 from compiler.initialize import initialize
 from compiler.ir import DTYPES, Graph
+from compiler.prepare import hoist
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
@@ -30,7 +31,9 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     made for (any batch runs); `step` and `evaluate` are made for the data section's. Returns manifest and members for
     `runtime.format.write` or for running at once.
     """
-    graphs = {name: verify(_graph(program, name)) for name in names}
+    graphs = {name: verify(programs.of(program, name)) for name in names}
+    if "step" not in graphs and (prepare := hoist(graphs)):
+        graphs["prepare"] = prepare
     slots = lower.layout(list(graphs.values()))
     backend = choose(target)
     lowering = lower.Lowering(backend.emit, slots)
@@ -57,22 +60,11 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     return manifest, members
 
 
-def _graph(program: Program, name: str) -> Graph:
-    if name == "step":
-        if not program.graph.losses:
-            raise NetcError("E0510", f"net `{program.net}` has no loss to train on",
-                            "add a line such as `loss cross_entropy(logits, label)`")
-        if program.train is None:
-            raise NetcError("E0511", f"there is no train section for net `{program.net}`",
-                            "add `train fit { net = …, data = …, optimizer = sgd(lr = 0.1), run = 10 epochs }`")
-        return programs.step(program.graph, program.train.to_json())
-    return {"run": programs.run, "evaluate": programs.evaluate}[name](program.graph)
-
-
 def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.ndarray] | None, seed: int) -> dict:
     """What the artifact stores: weights, running statistics and constants; optimizer state starts at zero."""
     values = {path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items() if n.op == "constant"}
-    wanted = {path: n for path, n in nodes.items() if n.op == "parameter" and not n.attrs.get("optimizer")}
+    wanted = {path: n for path, n in nodes.items() if n.op == "parameter" and not n.attrs.get("optimizer")
+              and not n.attrs.get("packed")}
     fresh = initialize(program.graph, seed)
     for path, node in wanted.items():
         value = fresh[path] if given is None else given.get(path)
@@ -87,8 +79,7 @@ def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.n
 def parameter_entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
     """A parameter as the manifest lists it."""
     attrs = node.attrs
-    kind = "constant" if node.op == "constant" else "optimizer" if attrs.get("optimizer") \
-        else "state" if attrs.get("state") else "weight"
+    kind = "constant" if node.op == "constant" else next((k for k in ("packed", "optimizer", "state") if attrs.get(k)), "weight")
     return {"path": node.name, "dtype": DTYPES[node.type.dtype], "shape": list(node.type.shape), "offset": slot.offset,
             "bytes": slot.bytes, "kind": kind, "trainable": bool(attrs.get("trainable", False)),
             "layer": min((o.layer for o in node.origins), default="")}

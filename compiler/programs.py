@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compiler.autodiff import differentiate
 from compiler.cost import MACHINES, seconds
@@ -14,6 +14,10 @@ from compiler.passes.base import Context
 from compiler.passes.expand import expand
 from compiler.passes.pipeline import LAYERS, PRIMITIVES, Step, optimize
 from compiler.passes.select_mode import select_mode
+from runtime.errors import NetcError
+
+if TYPE_CHECKING:
+    from compiler.elaborate import Program
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,20 @@ class Options:
     def context(self, training: bool) -> Context:
         machine = MACHINES[self.machine]
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training)
+
+
+def of(program: Program, name: str, options: Options = Options()) -> Graph:
+    """The program called `name` (run, evaluate, step) of an elaborated net. Raises NetcError E0510, E0511 for a step that has
+    no loss or no train section."""
+    if name != "step":
+        return {"run": run, "evaluate": evaluate}[name](program.graph, options)
+    if not program.graph.losses:
+        raise NetcError("E0510", f"net `{program.net}` has no loss to train on",
+                        "add a line such as `loss cross_entropy(logits, label)`")
+    if program.train is None:
+        raise NetcError("E0511", f"there is no train section for net `{program.net}`",
+                        "add `train fit { net = …, data = …, optimizer = sgd(lr = 0.1), run = 10 epochs }`")
+    return step(program.graph, program.train.to_json(), options)
 
 
 def run(graph: Graph, options: Options = Options()) -> Graph:

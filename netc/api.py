@@ -69,7 +69,7 @@ def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, 
     from compiler.elaborate import load as elaborate
     texts = {key: value if isinstance(value, str) else repr(value).lower() if isinstance(value, bool) else repr(value)
              for key, value in (settings or {}).items()}
-    return Net(elaborate(path, settings=texts, net=net, train=train, data=data), os.fspath(path))
+    return Net(elaborate(Path(path), settings=texts, net=net, train=train, data=data), os.fspath(path))
 
 
 def load_artifact(path: str | os.PathLike) -> Executable:

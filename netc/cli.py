@@ -91,6 +91,8 @@ def coded(problem: Exception) -> str | None:
     from runtime.errors import NetcError
     if isinstance(problem, NetcError):
         return str(problem)
+    if isinstance(problem, MemoryError):
+        return str(NetcError("E0608", f"out of memory: {problem}", "use a smaller batch or a smaller net"))
     diagnostics = sys.modules.get("dsl.diagnostics")
     if diagnostics and isinstance(problem, diagnostics.DiagnosticError):
         count = len(problem.diagnostics)

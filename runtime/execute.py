@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import math
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import tvm_ffi
 from runtime import format
 from runtime.arrays import ALIGNMENT, aligned
 from runtime.errors import NetcError
+
 
 class Parameters:
     """All weights, statistics and optimizer state of an artifact in one flat aligned buffer; `self[path]` is a view."""
@@ -63,7 +65,10 @@ class Parameters:
 
 
 class Executable:
-    """A loaded artifact: `exe(image=array)` runs the deployed net, `call` any of its programs."""
+    """A loaded artifact: `exe(image=array)` runs the deployed net, `call` any of its programs.
+
+    Threads may share one; their calls run one after the other.
+    """
 
     def __init__(self, artifact: format.Artifact):
         self.artifact = artifact
@@ -75,17 +80,24 @@ class Executable:
         self._functions: dict[str, Any] = {}
         self._parameters = tvm_ffi.from_dlpack(self.parameters.buffer)
         self._arenas: dict[str, tuple[int, Any]] = {}
+        self._lock = threading.Lock()
         if "parameters.safetensors" in artifact.members:
             from safetensors.numpy import load
             tensors = load(artifact.members["parameters.safetensors"])
             self.parameters.assign(tensors, self.name, kinds=("weight", "state", "constant"))
+            self.prepare()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Executable:
         """Reads, verifies and loads an artifact file."""
         return cls(format.read(path))
 
-    def __call__(self, **inputs: Any) -> dict[str, np.ndarray]:
+    def prepare(self) -> None:
+        """Makes what kernels read of the parameters (folded, merged, packed weights). Call it after changing parameters."""
+        if "prepare" in self.programs:
+            self.call("prepare", {})
+
+    def __call__(self, /, **inputs: Any) -> dict[str, np.ndarray]:
         """Runs the program `run`: arrays by input name in, arrays by output name out."""
         return self.call("run", inputs)
 
@@ -118,7 +130,7 @@ class Executable:
         tensors = [tvm_ffi.from_dlpack(array) for array in arguments]
         arena = self._arena(program, format.size(entry["arena"], sizes))
         return Bound(self._function(entry["symbol"]), [*tensors, self._parameters, arena], len(entry["kernels"]), out,
-                     sizes)
+                     sizes, self._lock)
 
     def _function(self, symbol: str) -> Any:
         """A function of the module, looked up once: the linker takes a millisecond for each look."""
@@ -134,14 +146,7 @@ class Executable:
         name = argument["name"]
         if name not in feeds:
             raise NetcError("E0611", f"the input `{name}` of {self.name} is missing", f"give {name}=…")
-        array = np.asarray(feeds[name]) if not hasattr(feeds[name], "__dlpack__") or isinstance(feeds[name], np.ndarray) \
-            else np.from_dlpack(feeds[name])
-        wanted = np.dtype(argument["dtype"])
-        if array.dtype != wanted:
-            if not np.can_cast(array.dtype, wanted, "same_kind") and array.dtype != np.float64:
-                raise NetcError("E0613", f"the input `{name}` is {array.dtype}, the net needs {wanted}",
-                                f"convert it to {wanted}")
-            array = array.astype(wanted)
+        array = _converted(name, _array(name, feeds[name]), np.dtype(argument["dtype"]))
         shape = argument["shape"]
         fits = array.ndim == len(shape)
         for size, given in zip(shape, array.shape):
@@ -152,6 +157,9 @@ class Executable:
             text = ", ".join(map(str, shape))
             raise NetcError("E0614", f"the input `{name}` has shape {list(array.shape)}, the net needs [{text}]",
                             "sizes named by a letter may be any number, the same wherever the letter stands")
+        if not array.size:
+            raise NetcError("E0614", f"the input `{name}` is empty: its shape is {list(array.shape)}",
+                            "give at least one example")
         if not array.shape:
             array = array.reshape(1)
         if array.ctypes.data % ALIGNMENT or not array.flags.c_contiguous or not array.flags.writeable:
@@ -177,9 +185,11 @@ class Bound:
     kernels: int
     results: dict[str, np.ndarray]
     sizes: dict[str, int]
+    lock: threading.Lock  # calls of an executable share its arena
 
     def __call__(self, begin: int = 0, end: int | None = None) -> None:
-        self.function(*self.tensors, begin, self.kernels if end is None else end)
+        with self.lock:
+            self.function(*self.tensors, begin, self.kernels if end is None else end)
 
     def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
         """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
@@ -191,6 +201,31 @@ class Bound:
         start = format.size(result["offset"], self.sizes)
         raw = np.from_dlpack(self.tensors[-1])[start:start + math.prod(shape) * np.dtype(result["dtype"]).itemsize]
         return raw.view(result["dtype"]).reshape(shape)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    """A value as an array: without a copy where it is one, on the CPU, of numpy or by DLPack."""
+    try:
+        return np.from_dlpack(value) if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) \
+            else np.asarray(value)
+    except (ValueError, BufferError, RuntimeError) as problem:
+        raise NetcError("E0613", f"the input `{name}` is no array of numbers in the memory of the CPU: {problem}",
+                        "give a numpy array, nested lists of numbers, or a tensor on the CPU") from problem
+
+
+def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
+    """The array in the element type the net needs: any numbers as floats, whole numbers as others that can hold them."""
+    if array.dtype == wanted:
+        return array
+    if array.dtype.kind not in ("fiub" if wanted.kind == "f" else "iub"):
+        raise NetcError("E0613", f"the input `{name}` is {array.dtype}, the net needs {wanted}", f"convert it to {wanted}")
+    if wanted.kind in "iu" and array.size:
+        limits = np.iinfo(wanted)
+        for extreme in (int(array.min()), int(array.max())):
+            if not limits.min <= extreme <= limits.max:
+                raise NetcError("E0613", f"the input `{name}` holds {extreme}, which {wanted} cannot",
+                                f"{wanted} runs from {limits.min} to {limits.max}")
+    return array.astype(wanted)
 
 
 _RUNTIME: ctypes.CDLL | None = None

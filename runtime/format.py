@@ -7,8 +7,8 @@ Manifest, format 1
   net, target {kind, name, …}, symbols [names of symbolic dims, the batch first]
   inputs      [{name, dtype, shape, role, classes}]
   parameters  [{path, dtype, shape, offset, bytes, kind, trainable, layer}] in one flat buffer of parameter_bytes;
-              kind is weight, state (running statistics), optimizer, or constant
-  programs    {run | evaluate | step: {symbol, arguments, arena, kernels, update_from}}
+              kind is weight, state (running statistics), optimizer, constant, or packed (made by the program prepare)
+  programs    {run | evaluate | step | prepare: {symbol, arguments, arena, kernels, update_from}}
      arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
      arena     bytes of working memory
      kernels   [{name, ops, layers, macs, flops, bytes, result: {at, offset, dtype, shape}}] in execution order
@@ -63,7 +63,11 @@ def read(path: str | os.PathLike) -> Artifact:
         raise NetcError("E0601", f"there is no artifact {name}", "make one with `netc compile NET.net -o FILE.netb`")
     try:
         with zipfile.ZipFile(name) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise zipfile.BadZipFile("a member is compressed")
             members = {info.filename: archive.read(info) for info in archive.infolist()}
+    except PermissionError as problem:
+        raise NetcError("E0601", f"cannot read {name}: {problem.strerror}", "look at its permissions") from problem
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as problem:
         raise _unreadable(name, problem) from problem
     if MANIFEST not in members or DIGEST not in members:
@@ -108,20 +112,20 @@ class atomic:
         return self.stream
 
     def __exit__(self, kind, value, trace) -> None:
-        if kind is None:
-            self.stream.flush()
-            os.fsync(self.stream.fileno())
-        self.stream.close()
-        if kind is not None:
-            os.unlink(self.temporary)
-            return
-        mode = 0o666 & ~_umask()
-        os.chmod(self.temporary, mode)
         try:
-            os.replace(self.temporary, self.path)
+            with self.stream:
+                if kind is None:
+                    self.stream.flush()
+                    os.fsync(self.stream.fileno())
+            if kind is None:
+                os.chmod(self.temporary, 0o666 & ~_umask())
+                os.replace(self.temporary, self.path)
+                return
         except OSError as problem:
-            os.unlink(self.temporary)
-            raise NetcError("E0605", f"cannot write {self.path}: {problem.strerror}", "choose another place") from problem
+            value = problem
+        os.unlink(self.temporary)
+        if isinstance(value, OSError):  # the disk is full, for one
+            raise NetcError("E0605", f"cannot write {self.path}: {value.strerror}", "choose another place") from value
 
 
 def _umask() -> int:

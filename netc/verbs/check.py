@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -16,7 +17,7 @@ from netc.options import SET, parse_settings, split_place
 def command(files: tuple[str, ...], as_json: bool, settings: tuple[str, ...]) -> int:
     """Check .net files: syntax, names, shapes, data and train sections. Exits with 1 if there is an error."""
     from compiler.elaborate import check
-    found = [d for place in files for d in check(split_place(place)[0], settings=parse_settings(settings))]
+    found = [d for place in files for d in check(Path(split_place(place)[0]), settings=parse_settings(settings))]
     errors = [d for d in found if d.severity == "error"]
     if as_json:
         click.echo(json.dumps([d.as_json() for d in found], indent=1))

@@ -27,7 +27,7 @@ def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], ex
     exe = Executable.load(artifact)
     entries = {e["name"]: e for e in exe.manifest["inputs"]}
     feeds = {name: read_array(path, entries.get(name)) for name, path in _pairs(inputs)}
-    results = exe(**feeds)
+    results = exe.call("run", feeds)
     for name, _ in [*_pairs(outputs), *_pairs(expected)]:
         if name not in results:
             raise NetcError("E0617", f"{artifact} has no output `{name}`", f"it has {', '.join(results)}")

@@ -22,8 +22,7 @@ def command(net: str, as_json: bool, mode: str | None, batch: int, settings: tup
     if mode:
         from compiler import programs
         from compiler.text import to_text
-        graph = loaded.graph if mode == "source" else programs.step(loaded.graph, loaded.train_config or {}) \
-            if mode == "step" else {"run": programs.run, "evaluate": programs.evaluate}[mode](loaded.graph)
+        graph = loaded.graph if mode == "source" else programs.of(loaded.program, mode)
         click.echo(to_text(graph), nl=False)
         return 0
     from compiler.summary import summarize

@@ -28,7 +28,6 @@ CONTEXTS = {
 }}
 """,
     "data": """data example {{
-  source = "csv:table.csv", batch = 64
   {0}
 }}
 """,
@@ -45,6 +44,7 @@ train fit {{
 }}
 """,
 }
+DATA_DEFAULTS = {"source": '"csv:table.csv"', "batch": "64"}
 TRAIN_DEFAULTS = {"optimizer": "sgd(0.1)", "run": "10 epochs"}
 
 
@@ -109,8 +109,8 @@ def wrap(context: str, fragment: str) -> str:
         given = fragment.split("=")[0].strip()
         fragment = "\n  ".join([fragment.strip("\n"), *(f"{k} = {v}" for k, v in TRAIN_DEFAULTS.items() if k != given)])
     if context == "data":
-        keep = [s for s in ('source = "csv:table.csv"', "batch = 64") if s.split()[0] != fragment.split()[0]]
-        return CONTEXTS["data"].replace('source = "csv:table.csv", batch = 64', ", ".join(keep)).format(fragment.strip())
+        given = fragment.split("=")[0].strip()
+        fragment = "\n  ".join([fragment.strip(), *(f"{k} = {v}" for k, v in DATA_DEFAULTS.items() if k != given)])
     return CONTEXTS[context].format(fragment.rstrip("\n"))
 
 

@@ -83,20 +83,9 @@ def rsqrt(value: Any) -> Any:
 
 
 def let(value: Any, body: Callable[[Any], Any]) -> Any:
-    """body(value), with the value computed once however often `body` uses it."""
-    # Bindings inside the value come first, side by side: TVM's passes take exponential time on nested ones.
-    outer = []
-    while isinstance(value, tirx.Let):
-        outer.append((value.var, value.value))
-        value = value.body
-    if isinstance(value, (tirx.Var, tirx.FloatImm, tirx.IntImm)):
-        result = body(value)
-    else:
-        variable = tirx.Var("v", dtype_of(value))
-        result = tirx.Let(variable, value, body(variable))
-    for variable, bound in reversed(outer):
-        result = tirx.Let(variable, bound, result)
-    return result
+    """body(value). LLVM computes equal subexpressions once; a `Let` of TVM's would do so sooner, but its passes take
+    exponential time on nested ones and fail on some."""
+    return body(value)
 
 
 # --- exponentials ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 import netc  # noqa: E402
 from runtime.execute import Executable  # noqa: E402
 
-# Inputs, size of the map, then outputs of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5 and pool projection (Szegedy et al. 2015).
+# Inputs, size of the map, outputs of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (Szegedy et al. 2015).
 INCEPTION = {"3a": (192, 28, 64, 96, 128, 16, 32, 32), "3b": (256, 28, 128, 128, 192, 32, 96, 64),
              "4a": (480, 14, 192, 96, 208, 16, 48, 64), "4b": (512, 14, 160, 112, 224, 24, 64, 64),
              "4c": (512, 14, 128, 128, 256, 24, 64, 64), "4d": (512, 14, 112, 144, 288, 32, 64, 64),
@@ -70,7 +70,8 @@ def theirs(shape: Shape, x: np.ndarray, weights: dict[str, np.ndarray]):
     c, o, size, k, stride, pad = shape
     tensors = {"w": next(v for n, v in weights.items() if n.endswith("weight")),
                "b": next(v for n, v in weights.items() if n.endswith("bias"))}
-    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["z"], kernel_shape=[k, k], strides=[stride] * 2, pads=[pad] * 4),
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["z"], kernel_shape=[k, k], strides=[stride] * 2,
+                              pads=[pad] * 4),
              helper.make_node("Relu", ["z"], ["y"])]
     graph = helper.make_graph(nodes, "layer", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
                               [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
@@ -141,10 +142,12 @@ def main() -> None:
                   f"{row['ort_gflops']:8.1f} {row['speed']:6.2f}", flush=True)
     ours_ms, ort_ms = (sum(row[key] * row["count"] for row in rows) for key in ("ours_ms", "ort_ms"))
     slowest = min(rows, key=lambda row: row["speed"])
-    print(f"all {sum(row['count'] for row in rows)} convolutions, batch {options.batch}: ours {ours_ms:.2f} ms, ONNX Runtime "
-          f"{ort_ms:.2f} ms, speed {ort_ms / ours_ms:.2f}; slowest {slowest['layer']} {slowest['speed']:.2f}")
+    print(f"all {sum(row['count'] for row in rows)} convolutions, batch {options.batch}: ours {ours_ms:.2f} ms, "
+          f"ONNX Runtime {ort_ms:.2f} ms, speed {ort_ms / ours_ms:.2f}; "
+          f"slowest {slowest['layer']} {slowest['speed']:.2f}")
     if options.json:
-        Path(options.json).write_text(json.dumps({"machine": machine(), "batch": options.batch, "layers": rows}, indent=1))
+        table = {"machine": machine(), "batch": options.batch, "layers": rows}
+        Path(options.json).write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

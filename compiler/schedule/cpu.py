@@ -1,4 +1,4 @@
-"""CPU schedules: one kernel becomes loops in the function the IR builder is in. Templates are chosen by the op's name."""
+"""CPU schedules: one kernel becomes loops in the function under construction. The op's name chooses the template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ TEMPLATES = {
 
 
 def emit(kernel: Kernel, cpu: Cpu, batch: int = 1) -> None:
-    """Emits `kernel`. `batch` is the design batch: what an unknown extent counts for when deciding whether threads pay."""
+    """Emits `kernel` into the current IRBuilder frame.
+
+    batch: the design batch, what an unknown extent counts for when deciding how much work goes to a thread.
+    """
     template = TEMPLATES.get(kernel.op.name)
     if template is None or not template(kernel, cpu, batch):
         emit_nest(kernel, cpu, batch)

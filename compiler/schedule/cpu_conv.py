@@ -30,8 +30,8 @@ UNROLLED_TAPS = 8    # kernel columns up to which the innermost reduction is unr
 class Geometry:
     """A stride-`stride` convolution of a source that is spread by `spread` (zeros between) and placed at `place`.
 
-    channels, outputs: of all groups; source, kernel, out: (height, width); place: where source row and column 0 lie in the
-    padded image (may be negative: cropped).
+    channels, outputs: of all groups; source, kernel, out: (height, width); place: where source row and column 0 lie in
+    the padded image (may be negative: cropped).
     """
 
     channels: int
@@ -141,7 +141,7 @@ class _Convolution:
         self.width, self.outputs = width, g.outputs // g.groups
         self.direct = g.in_place and plain is not None and width >= lanes
         vectors = ceildiv(width, lanes)
-        # Rows of a single vector are tiled together, else each row is tiled by itself. In place nothing may be read behind it.
+        # Rows of a single vector are tiled together, else each by itself. In place nothing may be read behind it.
         self.tall = vectors == 1 and rows > 1
         self.cut = pieces(rows * lanes if self.tall else width, lanes, spare=not self.direct)
         self.lines = 1 if self.tall else rows

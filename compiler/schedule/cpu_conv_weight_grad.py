@@ -1,9 +1,9 @@
 """The weight gradient of a convolution on the CPU: lanes along output channels, reduction along positions.
 
-For a block of images the output gradient is transposed, once, into panels [position, output channels], and the input is
-copied into padded rows. A register tile holds m weights of the forward's reduction (channel, row, column) times n vectors
-of output channels through all positions of the block; sums of blocks meet in scratch, and the last loop transposes them
-into the result. Blocks are taken in order, whatever the number of threads.
+For a block of images the output gradient is transposed, once, into panels [position, output channels], and the input
+is copied into padded rows. A register tile holds m weights of the forward's reduction (tap, channel) times n vectors
+of output channels through all positions of the block; sums of blocks meet in scratch, and the last loop transposes
+them into the result. Blocks are taken in order, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class _WeightGrad:
         self.panel = self.kernel.scratch(tuple(map(i64, (self.block, *panel, prod(self.out), self.width))), "float32")
         self.sums = self.kernel.scratch(tuple(map(i64, (*panel, self.rows, self.width))), "float32")
         if not self.direct:
-            self.padded = self.kernel.scratch(tuple(map(i64, (self.block, self.channels, *self.padded_size))), "float32")
+            shape = (self.block, self.channels, *self.padded_size)
+            self.padded = self.kernel.scratch(tuple(map(i64, shape)), "float32")
         with fused([self.groups * self.panels, self.rows, self.width], False) as (at, row, lane):
             T.buffer_store(self.sums, tirx.const(0.0, "float32"), [*self._split(at), row, lane])
         with T.serial(0, tirx.floordiv(images + (self.block - 1), i64(self.block))) as block:
@@ -155,10 +156,11 @@ class _WeightGrad:
 
     def _input(self, first: Any, b: Any, group: Any, row: Any, y: Any, x: Any) -> Any:
         """The input element that weight `row` of the reduction meets at result position (y, x)."""
-        taps = prod(self.size)
-        c = tirx.floordiv(row, i64(taps)) + group * self.inputs
-        ky = tirx.floordiv(tirx.floormod(row, i64(taps)), i64(self.size[1]))
-        kx = tirx.floormod(row, i64(self.size[1]))
+        # Neighbours in a tile are channels, not taps: LLVM would keep what overlapping taps
+        # share, and run out of registers.
+        c = tirx.floormod(row, i64(self.inputs)) + group * self.inputs
+        tap = tirx.floordiv(row, i64(self.inputs))
+        ky, kx = tirx.floordiv(tap, i64(self.size[1])), tirx.floormod(tap, i64(self.size[1]))
         at = [y * self.stride[0] + ky * self.dilation[0], x * self.stride[1] + kx * self.dilation[1]]
         if not self.direct:
             return self.padded[b, c, *at]
@@ -170,9 +172,9 @@ class _WeightGrad:
         vectors = ceildiv(self.outputs, lanes)
         with fused([self.groups, vectors], self.parallel) as (group, vector):
             def store(count: int) -> None:
-                with loops([self.inputs, *self.size]) as (c, ky, kx), T.unroll(0, i64(count)) as lane:
+                with loops([*self.size, self.inputs]) as (ky, kx, c), T.unroll(0, i64(count)) as lane:
                     o = vector * lanes + lane
-                    row = (c * self.size[0] + ky) * self.size[1] + kx
+                    row = (ky * self.size[1] + kx) * self.inputs + c
                     at = [group, tirx.floordiv(vector, i64(self.vectors)), row,
                           tirx.floormod(vector, i64(self.vectors)) * lanes + lane]
                     taps = [kx] if self.flat else [ky, kx]

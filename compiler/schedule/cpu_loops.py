@@ -60,9 +60,9 @@ def inside(size: int, place: int, spread: int, extent: int) -> tuple[int, int]:
 class Plane:
     """One channel of an image in padded rows, columns apart by phase, so that strided windows read contiguous vectors.
 
-    source: its (height, width); place: where its row and column 0 lie (may be negative: cropped); spread: distance between
-    neighbours (1, or more for zeros between); stride: of the windows' columns; phases: column remainders that are kept;
-    height, columns: of the padded plane, columns per phase.
+    source: its (height, width); place: where its row and column 0 lie (negative: cropped); spread: distance
+    between neighbours (1, or more for zeros between); stride: of the windows' columns; phases: column
+    remainders that are kept; height, columns: of the padded plane, columns per phase.
     """
 
     source: tuple[int, int]

@@ -1,8 +1,8 @@
 """Matrix products on the CPU, register-tiled in the three forms that dense layers and their gradients have.
 
-x · wᵀ (both rows contiguous along the reduction): vectors run along the reduction and are summed across at the end; one row
-of x is a matrix-vector product that reads w once, four rows at a time. x · w and xᵀ · w: vectors run along the columns of
-w, elements of x are broadcast. The number of rows and the length of the reduction may be symbolic.
+x · wᵀ (both rows contiguous along the reduction): vectors run along the reduction and are summed across at the end;
+one row of x is a matrix-vector product that reads w once, four rows at a time. x · w and xᵀ · w: vectors run along
+the columns of w, elements of x are broadcast. The number of rows and the length of the reduction may be symbolic.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The generic CPU schedule: a loop nest for any op, with the innermost loop contiguous where the op allows it.
 
-Element-wise work runs over as many trailing axes at once as every access stays contiguous for. A reduction keeps a vector
-of partial results, either along the last result axis (one lane a result) or along the reduced axes (summed across lanes at
-the end). The order of every sum is fixed by the shapes alone, so results do not depend on the number of threads.
+Element-wise work runs over as many trailing axes at once as every access stays contiguous for. A reduction keeps a
+vector of partial results, either along the last result axis (one lane a result) or along the reduced axes (summed
+across lanes at the end). The order of every sum is fixed by the shapes alone, so results do not depend on the number
+of threads.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler import scalar
 from compiler.ops.base import Operand, Reduce
-from compiler.schedule.cpu_loops import (PARALLEL_NS, ceildiv, cost_ns, draft, dtype_of, fused, i64, known, loops, static,
-                                         strides, unflatten)
+from compiler.schedule.cpu_loops import (PARALLEL_NS, ceildiv, cost_ns, draft, dtype_of, fused, i64, known, loops,
+                                         static, strides, unflatten)
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
@@ -72,7 +73,7 @@ def _emit_elements(extents: Sequence[Any], put: Callable[[Sequence[Any]], None],
 
 
 def _contiguous(shape: Sequence[Any], make: Callable[[list[Any]], Any]) -> int:
-    """How many trailing axes of known size can be walked as one with every access moving by 0 or by 1 in `make(idx)`."""
+    """How many trailing axes of known size can be walked as one, every access in `make(idx)` moving by 0 or by 1."""
     best = 1 if shape and static(shape[-1]) is not None else 0
     index = [tirx.Var(f"i{axis}", "int64") for axis in range(len(shape))]
     for axes in range(2, len(shape) + 1):

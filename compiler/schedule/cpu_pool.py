@@ -1,8 +1,8 @@
 """Pooling and its gradients on the CPU, one channel of an image at a time.
 
-Forward, the channel is copied into padded rows, columns apart by phase of the stride, so that a vector of neighbouring
-windows reads contiguous vectors and nothing is tested at borders. Backward, windows add what they owe into such rows,
-window after window in a fixed order, and the rows are copied out.
+Forward, the channel is copied into padded rows, columns apart by phase of the stride, so that a vector of
+neighbouring windows reads contiguous vectors and nothing is tested at borders. Backward, windows add what they owe
+into such rows, window after window in a fixed order, and the rows are copied out.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class _Pool:
         else:
             self._spread(rows, n, c)
         # Elements that no window holds have no place in the rows.
-        reached = (self.plane.height - self.plane.place[0], self.plane.columns * self.plane.stride - self.plane.place[1])
+        reached = (self.plane.height - self.plane.place[0],
+                   self.plane.columns * self.plane.stride - self.plane.place[1])
         complete = len(self.plane.phases) == self.plane.stride and all(r >= s for r, s in zip(reached, self.source))
         if complete:
             def put(at: Any, y: Any, x: Any) -> None:

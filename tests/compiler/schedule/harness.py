@@ -33,8 +33,8 @@ HOST = host()
 class Case:
     """A kernel to build: the op, its attributes, operand types (which may hold `N`).
 
-    inline: {operand: (stored dtype, function of t and the stored element)} for an operand whose producer is computed in the
-    reads; tail: function of t, value, and the extra operands at the index, for an epilogue; extra: types of its operands.
+    inline: {operand: (stored dtype, function of t and the stored element)} for an operand whose producer is computed in
+    the reads; tail: function of t, value, and the extra operands at the index, for an epilogue; extra: their types.
     """
 
     op: str

@@ -1,4 +1,4 @@
-"""Convolution templates against numpy: drawn shapes, any batch in one binary, no write outside, epilogues and producers."""
+"""Convolution templates against numpy: drawn shapes, any batch in one binary, guard bands, epilogues and producers."""
 
 import re
 

@@ -10,8 +10,8 @@ WINDOW = dict(kernel=(3, 3), dilation=(1, 1), ceil=False)
 
 
 @pytest.mark.parametrize("shapes", [
-    [(N, 3, 5, 7), (N, 3, 5, 7)], [(N, 3, 5, 7), (3, 1, 1)], [(N, 3, 5, 7), (N, 1, 5, 1)], [(N, 3, 5, 7), ()], [(N,), (1,)],
-    [(), ()], [(40_001,), (40_001,)], [(N, 17), (N, 1)]], ids=str)
+    [(N, 3, 5, 7), (N, 3, 5, 7)], [(N, 3, 5, 7), (3, 1, 1)], [(N, 3, 5, 7), (N, 1, 5, 1)], [(N, 3, 5, 7), ()],
+    [(N,), (1,)], [(), ()], [(40_001,), (40_001,)], [(N, 17), (N, 1)]], ids=str)
 @pytest.mark.parametrize("batch", [1, 10_000])
 def test_elementwise(shapes, batch):
     assert_matches(Case("add", {}, tuple(f32(*s) for s in shapes)), batch=batch)
@@ -25,15 +25,16 @@ def test_elementwise_is_vectorized_over_all_axes():
 
 @pytest.mark.parametrize("op", ["sum", "mean", "max"])
 @pytest.mark.parametrize("shape, axes", [
-    ((N, 5, 6, 7), (0, 2, 3)), ((N, 70), (0,)), ((N, 70), (1,)), ((N, 5, 40, 40), (2, 3)), ((N, 4, 9), (1,)), ((N, 33), (0, 1)),
-    ((3, 200), (0, 1)), ((N, 5, 1, 1), (2, 3)), ((N, 3, 50), (0,))], ids=str)
+    ((N, 5, 6, 7), (0, 2, 3)), ((N, 70), (0,)), ((N, 70), (1,)), ((N, 5, 40, 40), (2, 3)), ((N, 4, 9), (1,)),
+    ((N, 33), (0, 1)), ((3, 200), (0, 1)), ((N, 5, 1, 1), (2, 3)), ((N, 3, 50), (0,))], ids=str)
 def test_reductions(op, shape, axes):
     for keepdims, batch in ((False, 1), (True, 10_000)):
         assert_matches(Case(op, dict(axes=axes, keepdims=keepdims), (f32(*shape),)), batch=batch)
 
 
 @pytest.mark.parametrize("stride, pad, size", [
-    ((1, 1), ((1, 1), (1, 1)), (9, 14)), ((2, 2), ((0, 0), (0, 0)), (9, 33)), ((2, 3), ((1, 0), (0, 1)), (8, 10))], ids=str)
+    ((1, 1), ((1, 1), (1, 1)), (9, 14)), ((2, 2), ((0, 0), (0, 0)), (9, 33)),
+    ((2, 3), ((1, 0), (0, 1)), (8, 10))], ids=str)
 def test_windows(stride, pad, size):
     for op in ("max_pool", "avg_pool"):
         attrs = dict(WINDOW, stride=stride, pad=pad)

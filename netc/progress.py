@@ -77,8 +77,11 @@ class Live(Plain):
             text=f"{values_text(event.means)}  {rate:,.0f} images/s  {duration_text(left)} left", refresh=True)
 
     def on_end(self, result: Result) -> None:
-        self.progress.stop()
+        self.close()
         super().on_end(result)
+
+    def close(self) -> None:
+        self.progress.stop()
 
     def show(self, line: str) -> None:
         if self.progress.live.is_started:

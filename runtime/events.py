@@ -88,3 +88,6 @@ class Observer:
 
     def on_end(self, result: Result) -> None:
         pass
+
+    def close(self) -> None:
+        """Gives back what showing needs (a live line on a terminal); for whoever made the observer, also after errors."""

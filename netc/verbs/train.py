@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -46,7 +47,8 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     config = TrainConfig.from_json(loaded.train_config)
     if epochs:
         config = config.with_run(Duration(epochs, "epochs"))
-    result = train(executable, config, loaded.data_config, out or Path("runs") / loaded.program.net, resume=resume,
-                   fresh=fresh, observer=observer(quiet), checkpoint_every=checkpoint_every)
+    with closing(observer(quiet)) as watching:
+        result = train(executable, config, loaded.data_config, out or Path("runs") / loaded.program.net, resume=resume,
+                       fresh=fresh, observer=watching, checkpoint_every=checkpoint_every)
     click.echo(result_text(result), nl=False)
     return 130 if result.status == "interrupted" else 0

@@ -67,6 +67,8 @@ def test_live_shows_progress_metrics_rate_and_time_left(monkeypatch):
     live.on_end(result("finished"))
     text = out.getvalue()
     assert "epoch 1/3" in text and "loss 0.7500  accuracy 0.5000" in text
+    assert not live.progress.live.is_started, "the cursor is shown again"
+    live.close()
     assert "160 images/s" in text and "0:04 left" in text and epoch_line(epoch(1)) in text
 
 

@@ -48,6 +48,13 @@ def test_weights_are_called_as_the_page_says(net, weights):
     assert [node.name for node in graph.leaves("parameter")] == weights.text.split()
 
 
+def test_nets_and_train_sections_can_be_chosen():
+    example, = (example for example in EXAMPLES if "chooses" in example.marks)
+    found = [load(example.text, name=NAME, net=name) for name in example.marks["chooses"].split()]
+    assert [program.net for program in found] == ["small", "linear", "linear", "small"]
+    assert load(example.text, name=NAME, net="small", settings={"width": "2 * 3"}).parameters == {"width": 6}
+
+
 def test_the_page_of_ops_is_up_to_date():
     assert ops_page.PAGE.read_text() == ops_page.text(), "python -m tests.docs.ops_page writes it"
 

@@ -43,23 +43,27 @@ def resolve_padding(pad, spatial, kernel, stride, dilation) -> tuple[tuple[int, 
             out.append((total // 2, total - total // 2))
         return tuple(out)
     if isinstance(pad, int):
-        return ((pad, pad),) * rank
+        pad = (pad,) * rank
     require(len(pad) == rank, "E0405", f"`pad` has {len(pad)} entries for {rank} spatial axes", argument="pad")
-    return tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pad)
+    pairs = tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in pad)
+    require(min(map(min, pairs)) >= 0, "E0403", "padding is not negative", "use `slice` to cut", "pad")
+    return pairs
 
 
 def window_size(size: Dim, kernel: int, stride: int, dilation: int, pad: tuple[int, int], ceil: bool = False) -> Dim:
     """Number of windows along one axis. With `ceil`, a last partial window counts if it starts inside the input or its
-    left padding (Caffe's and PyTorch's rule). Raises OpError E0305 when there is none."""
+    left padding (Caffe's and PyTorch's rule). Raises OpError E0305 when there is none, E0304 for `ceil` of a symbol."""
     reach = (kernel - 1) * dilation + 1
     span = size + (pad[0] + pad[1] - reach)
     if isinstance(span, int):
         require(span >= 0, "E0305", f"a window of {reach} does not fit into {size} with padding {pad[0]} + {pad[1]}",
                 "use a smaller window or `pad = same`")
-    if not ceil:
+    if not ceil or stride == 1:
         return span // stride + 1
+    require(isinstance(span, int), "E0304", f"`ceil` with stride {stride} needs a known size, got {size}",
+            "leave out `ceil`, or declare the size as a number", "ceil")
     out = (span + (stride - 1)) // stride + 1
-    if isinstance(out, int) and (out - 1) * stride >= size + pad[0]:
+    if (out - 1) * stride >= size + pad[0]:
         out -= 1
     return out
 

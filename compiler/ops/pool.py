@@ -8,9 +8,9 @@ from math import prod
 
 import numpy as np
 
+from compiler.ir import TensorType
 from compiler.ops.base import Op, Reduce, register, require
 from compiler.ops.conv import per_axis, resolve_padding, window_size
-from compiler.ir import TensorType
 
 
 class Window(Op):
@@ -26,8 +26,8 @@ class Window(Op):
             require(min(sizes) >= 1, "E0403", f"`{argument}` must be at least 1, got {min(sizes)}", argument=argument)
         pad = resolve_padding(given.pad, x.shape[2:], kernel, stride, dilation)
         for (lo, hi), k, d in zip(pad, kernel, dilation):
-            require(0 <= min(lo, hi) and max(lo, hi) < (k - 1) * d + 1, "E0409", f"padding of {lo} and {hi} does not suit a "
-                    f"window of {k}", "padding is not negative and smaller than the window", "pad")
+            require(max(lo, hi) < (k - 1) * d + 1, "E0409", f"padding of {lo} and {hi} is not smaller than the window of {k}",
+                    argument="pad")
         return {"kernel": kernel, "stride": stride, "dilation": dilation, "pad": pad, "ceil": given.ceil}
 
     def infer(self, a, x):
@@ -67,7 +67,7 @@ def spread_windows(a, values, spatial):
     return full[(slice(None), slice(None), *(slice(lo, lo + size) for (lo, _), size in zip(a.pad, spatial)))]
 
 
-def tap(t, a, out, x, idx, r, fill):
+def tap(t, a, x, idx, r, fill):
     """The element at position `r` of the window `idx`, or `fill` in the padding."""
     at, conditions = [], []
     for axis, (i, s, k, d, (lo, hi)) in enumerate(zip(r, a.stride, a.kernel, a.dilation, a.pad)):
@@ -125,7 +125,7 @@ class MaxPool(Window):
         return windows(a, x, lowest(x.dtype)).max(axis=-1)
 
     def compute(self, t, a, out, idx, x):
-        return Reduce("max", list(a.kernel), lambda *r: tap(t, a, out, x, idx, r, t.lowest(x.type.dtype)))
+        return Reduce("max", list(a.kernel), lambda *r: tap(t, a, x, idx, r, t.lowest(x.type.dtype)))
 
     def grad(self, b, a, xs, y, g):
         return [b.op("max_pool_grad", g, b.op("max_pool_index", xs[0], **vars(a)), size=xs[0].shape[2:], **vars(a))]
@@ -150,7 +150,7 @@ class MaxPoolIndex(Window):
         return windows(a, x, lowest(x.dtype)).argmax(axis=-1).astype("int32")
 
     def compute(self, t, a, out, idx, x):
-        return Reduce("argmax", list(a.kernel), lambda *r: tap(t, a, out, x, idx, r, t.lowest(x.type.dtype)))
+        return Reduce("argmax", list(a.kernel), lambda *r: tap(t, a, x, idx, r, t.lowest(x.type.dtype)))
 
 
 @register
@@ -251,7 +251,7 @@ class AvgPool(Window):
 
     def compute(self, t, a, out, idx, x):
         zero = t.const(0, x.type.dtype)
-        return Reduce("sum", list(a.kernel), lambda *r: tap(t, a, out, x, idx, r, zero),
+        return Reduce("sum", list(a.kernel), lambda *r: tap(t, a, x, idx, r, zero),
                       finish=lambda total: total * divisor(t, a, idx[2:], x.shape[2:], x.type.dtype))
 
     def grad(self, b, a, xs, y, g):

@@ -29,7 +29,7 @@ WRONG = [
     ("E0401", "softmax", [ROW], {"axis": 2}), ("E0401", "softmax", [ROW], {"axis": "height"}),
     ("E0402", "transpose", [IMAGE], {"order": (0, 1, 2, 2)}), ("E0402", "sum", [IMAGE], {"axes": (1, -3)}),
     ("E0402", "layer_norm", [IMAGE], {"axes": (1,)}),
-    ("E0403", "conv", [IMAGE], {"ch": 0}), ("E0403", "dropout", [ROW], {"rate": 1.0}), ("E0403", "lrn", [IMAGE], {"size": 4}),
+    ("E0403", "conv", [IMAGE], {"ch": 0}), ("E0403", "conv", [IMAGE], {"ch": 1, "k": 3, "pad": -1}), ("E0403", "dropout", [ROW], {"rate": 1.0}), ("E0403", "lrn", [IMAGE], {"size": 4}),
     ("E0403", "max_pool", [IMAGE], {"k": 2, "stride": 0}), ("E0403", "clip", [ROW], {"low": 1.0, "high": 0.0}),
     ("E0404", "conv", [IMAGE], {"ch": 6, "groups": 4}), ("E0404", "maxout", [IMAGE], {"pieces": 3}),
     ("E0405", "conv", [IMAGE], {"ch": 3, "k": (3, 3, 3)}), ("E0405", "normalize", [IMAGE], {"mean": [0], "std": [1]}),

@@ -112,7 +112,8 @@ def measure(shape: Shape, batch: int, repeats: int, folder: str) -> dict:
     out = (size + 2 * pad - k) // stride + 1
     flops = 2 * batch * o * out * out * c * k * k
     return {"shape": shape, "ours_ms": a * 1e3, "ort_ms": b * 1e3, "speed": b / a, "ours_gflops": flops / a / 1e9,
-            "ort_gflops": flops / b / 1e9, "fastest_ms": [t * 1e3 for t in fastest], "compile_s": compile_s, "error": error}
+            "ort_gflops": flops / b / 1e9, "fastest_ms": [t * 1e3 for t in fastest], "compile_s": compile_s,
+            "error": error}
 
 
 def machine() -> str:

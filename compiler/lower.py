@@ -25,6 +25,7 @@ from compiler.ir import DTYPES, Graph, Node, TensorType, unite
 from compiler.memory import ALIGNMENT, Lifetime, plan
 from compiler.ops import REGISTRY, Operand, namespace
 from compiler.schedule.kernel import Kernel
+from compiler.views import Place, place
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class Lowering:
         """Adds the program `name` to the module; returns its entry of the manifest. `graph` holds primitives only; `batch`
         is the design batch."""
         graph = _with_copies(graph)
-        groups = group(graph)
+        places, groups = place(graph, group(graph))
         symbols = sorted({s for n in graph.leaves("input") for d in n.type.shape for s in dims.symbols(d)})
-        storage = _storages(graph, groups)
-        calls = [self._kernel(graph, g, symbols, storage, f"{name}.{i}", batch) for i, g in enumerate(groups)]
+        storage = _storages(graph, places)
+        calls = [self._kernel(graph, g, symbols, storage, places, f"{name}.{i}", batch) for i, g in enumerate(groups)]
         memory = plan(_lifetimes(graph, calls))
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.group.update]
@@ -87,14 +88,14 @@ class Lowering:
             "symbol": name, "symbols": symbols,
             "arguments": [{**a, "shape": [dims.as_json(d) for d in a["shape"]]} for a in _arguments(graph)],
             "arena": dims.as_json(memory.size),
-            "kernels": [_describe(graph, c, storage, memory) for c in calls],
+            "kernels": [_describe(graph, c, storage, places, memory) for c in calls],
             "update_from": updates[0] if updates else len(calls),
         }
 
     # --- kernels -------------------------------------------------------------------------------------------------
 
-    def _kernel(self, graph: Graph, g: Group, symbols: list[str], storage: Mapping[str, str], name: str,
-                batch: int) -> Call:
+    def _kernel(self, graph: Graph, g: Group, symbols: list[str], storage: Mapping[str, str],
+                places: Mapping[str, Place], name: str, batch: int) -> Call:
         anchor = graph[g.anchor]
         pointers: dict[str, Any] = {}
         scratch: list[tuple[str, Dim]] = []
@@ -108,7 +109,7 @@ class Lowering:
                     pointers[key] = T.arg(f"p{len(pointers)}", T.handle(DTYPES[graph[node].type.dtype]))
             sizes = {s: T.arg(s, T.int64()) for s in symbols}
             T.func_ret(PrimType("int32"))
-            view = _Views(graph, g, pointers, storage, sizes, _touched(graph, g))
+            view = _Views(graph, g, pointers, storage, places, sizes, _touched(graph, g))
 
             def new_scratch(shape: tuple, dtype: str) -> Any:
                 key = f"scratch:{name}.{len(scratch)}"
@@ -172,18 +173,28 @@ class _Views:
     """Reads and stores of one kernel's tensors."""
 
     def __init__(self, graph: Graph, g: Group, pointers: Mapping[str, Any], storage: Mapping[str, str],
-                 sizes: Mapping[str, Any], touched: Sequence[str]):
+                 places: Mapping[str, Place], sizes: Mapping[str, Any], touched: Sequence[str]):
         self.graph, self.group, self.sizes = graph, g, sizes
         self.inlined = set(g.inlined)
         # Declared here, ahead of all loops, so that every store and read is in their scope.
         shared: dict[tuple, Any] = {}
         for name in touched:
-            type = graph[name].type
-            key = storage[name], type
+            key = storage[name], places.get(name), graph[name].type
             if key not in shared:
-                shared[key] = T.decl_buffer(self.shape(type) or (_int64(1),), DTYPES[type.dtype],
-                                            data=pointers[storage[name]])
-        self.buffers = {name: shared[storage[name], graph[name].type] for name in touched}
+                shared[key] = self._declare(graph[name].type, pointers[storage[name]], places.get(name))
+        self.buffers = {name: shared[storage[name], places.get(name), graph[name].type] for name in touched}
+
+    def _declare(self, type: TensorType, pointer: Any, place: Place | None) -> Any:
+        shape, dtype = self.shape(type) or (_int64(1),), DTYPES[type.dtype]
+        if place is None:
+            return T.decl_buffer(shape, dtype, data=pointer)
+        whole = self.graph[place.root].type.shape
+        strides = [dims.product(whole[axis + 1:]) for axis in range(len(whole))]
+        offset: Dim = 0
+        for start, stride in zip(place.starts, strides):
+            offset = offset + start * stride
+        return T.decl_buffer(shape, dtype, data=pointer, strides=[dims.evaluate(s, self.sizes, _int64) for s in strides],
+                             elem_offset=dims.evaluate(offset, self.sizes, _int64))
 
     def shape(self, type: TensorType) -> tuple:
         return tuple(dims.evaluate(d, self.sizes, _int64) for d in type.shape)
@@ -232,14 +243,16 @@ def _with_copies(graph: Graph) -> Graph:
     return graph
 
 
-def _storages(graph: Graph, groups: list[Group]) -> dict[str, str]:
-    """Where each node's memory is: `input:x`, `output:p`, `parameter:w`, or `node:n` in the arena."""
+def _storages(graph: Graph, places: Mapping[str, Place]) -> dict[str, str]:
+    """Whose memory each node is in: `input:x`, `output:p`, `parameter:w`, or `node:n` in the arena."""
     storage = {}
     results = {view_root(graph, n): f"output:{key}" for table in (graph.outputs, graph.losses, graph.metrics)
                for key, n in table.items()}
     updates = {view_root(graph, n): f"parameter:{key}" for key, n in graph.updates.items()}
     for node in graph.sorted():
         root = view_root(graph, node.name)
+        if root in places:
+            root = view_root(graph, places[root].root)
         leaf = graph[root]
         if leaf.op == "input":
             storage[node.name] = f"input:{root}"
@@ -288,13 +301,13 @@ def _argument(kind: str, name: str, type: TensorType, role: str) -> dict[str, An
     return {"kind": kind, "name": name, "role": role, "dtype": DTYPES[type.dtype], "shape": list(type.shape)}
 
 
-def _describe(graph: Graph, call: Call, storage: Mapping[str, str], memory: Any) -> dict[str, Any]:
+def _describe(graph: Graph, call: Call, storage: Mapping[str, str], places: Mapping[str, Place], memory: Any) -> dict[str, Any]:
     """A kernel as the manifest lists it: what it computes for whom, what it costs, and where its result is."""
     g = call.group
     nodes = [graph[m] for m in g.nodes]
     sizes = {}
     for name in _touched(graph, g):
-        sizes[storage[name]] = graph[name].type.bytes
+        sizes[storage[name], places.get(name)] = graph[name].type.bytes
     macs: Dim = 0
     flops: Dim = 0
     for node in nodes:
@@ -309,8 +322,12 @@ def _describe(graph: Graph, call: Call, storage: Mapping[str, str], memory: Any)
         kind, _, what = storage[name].partition(":")
         where = {"in": kind, "name": what} if kind != "node" else {
             "in": "arena", "offset": dims.as_json(memory.offsets[storage[name]])}
-        results.append({**where, "dtype": DTYPES[graph[name].type.dtype],
-                        "shape": [dims.as_json(d) for d in graph[name].type.shape]})
+        shape = graph[name].type.shape
+        if name in places:
+            ends = [start + size for start, size in zip(places[name].starts, shape)]
+            where["part"] = [[dims.as_json(s), dims.as_json(e)] for s, e in zip(places[name].starts, ends)]
+            shape = graph[places[name].root].type.shape
+        results.append({**where, "dtype": DTYPES[graph[name].type.dtype], "shape": [dims.as_json(d) for d in shape]})
     layers = sorted({o.layer for o in unite(n.origins for n in nodes)})
     return {"name": g.members[-1], "function": call.kernel, "members": g.nodes, "ops": [n.op for n in nodes],
             "layers": layers,

@@ -194,13 +194,17 @@ class Bound:
     def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
         """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
         if result["in"] == "output":
-            return self.results[result["name"]]
-        if result["in"] != "arena":
+            whole = self.results[result["name"]]
+        elif result["in"] == "arena":
+            shape = [format.size(s, self.sizes) for s in result["shape"]]
+            start = format.size(result["offset"], self.sizes)
+            raw = np.from_dlpack(self.tensors[-1])[start:start + math.prod(shape) * np.dtype(result["dtype"]).itemsize]
+            whole = raw.view(result["dtype"]).reshape(shape)
+        else:
             return None
-        shape = [format.size(s, self.sizes) for s in result["shape"]]
-        start = format.size(result["offset"], self.sizes)
-        raw = np.from_dlpack(self.tensors[-1])[start:start + math.prod(shape) * np.dtype(result["dtype"]).itemsize]
-        return raw.view(result["dtype"]).reshape(shape)
+        part = result.get("part", ())
+        return whole[tuple(slice(format.size(a, self.sizes), format.size(b, self.sizes)) for a, b in part)]
+
 
 
 def _array(name: str, value: Any) -> np.ndarray:

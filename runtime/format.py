@@ -11,7 +11,7 @@ Manifest, format 1
   programs    {run | evaluate | step | prepare: {symbol, arguments, arena, kernels, update_from}}
      arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
      arena     bytes of working memory
-     kernels   [{name, ops, layers, macs, flops, bytes, result: {at, offset, dtype, shape}}] in execution order
+     kernels   [{name, ops, layers, macs, flops, bytes, results: [{in, name | offset, dtype, shape, part}]}] in execution order
      update_from: index of the first kernel that changes parameters
   train, data: the resolved sections, or null
 Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums and products of sizes in prefix form; see `size`.

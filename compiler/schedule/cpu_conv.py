@@ -151,7 +151,9 @@ class _Convolution:
         self.threads = cpu.llvm.get("num-cores", 1)
         self.parallel = batch * g.macs / MACS_PER_NS > PARALLEL_NS and self.threads > 1
         if self.direct:
-            self.plain = T.decl_buffer((kernel.shape[0], i64(g.channels), i64(width)), "float32", data=plain.data)
+            strides = [*plain.strides[:2], i64(1)] if len(plain.strides) else None
+            self.plain = T.decl_buffer((kernel.shape[0], i64(g.channels), i64(width)), "float32", data=plain.data,
+                                       strides=strides, elem_offset=plain.elem_offset)
 
     def emit(self) -> None:
         images = self.kernel.shape[0]

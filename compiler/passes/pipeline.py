@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from compiler.ir import Graph
-from compiler.passes import clean  # noqa: F401  (declares its pass)
+from compiler.passes import clean, merge_sibling_convs  # noqa: F401  (each declares its pass)
 from compiler.passes.base import PASSES, Context, Rewrite
 from compiler.verify import verify
 from runtime.errors import NetcError
 
-LAYERS: list[str] = []      # on the user's layers, before differentiation
+LAYERS = ["merge_sibling_convs"]  # on the user's layers, before differentiation
 PRIMITIVES = ["clean"]      # on what is lowered
 PIPELINE = [*LAYERS, *PRIMITIVES]
 

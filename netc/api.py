@@ -51,7 +51,9 @@ class Net:
         from runtime.format import Artifact
         names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
         names = [n for n in names if n != "run" or self.graph.outputs]
-        manifest, members = build(self.program, target, names=names, seed=seed, parameters=read_parameters(params), batch=batch)
+        weights, class_names = read_parameters(params)
+        manifest, members = build(self.program, target, names=names, seed=seed, parameters=weights, batch=batch)
+        manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
         return Artifact(manifest, members)
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0) -> Executable:
@@ -86,9 +88,10 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resu
     return run(exe, net.train_config, net.data_config, Path(out or f"runs/{net.program.net}"), resume=resume)
 
 
-def read_parameters(params: Any) -> Mapping[str, np.ndarray] | None:
-    """Arrays by path from a .safetensors file, a mapping, or None."""
+def read_parameters(params: Any) -> tuple[Mapping[str, np.ndarray] | None, list[str] | None]:
+    """Arrays by path from a .safetensors file, a mapping, or None; and the names of classes that training left with them."""
     if params is None or isinstance(params, Mapping):
-        return params
-    from runtime.checkpoint import read_weights
-    return read_weights(params)
+        return params, None
+    from runtime.checkpoint import read_checkpoint
+    found = read_checkpoint(params)
+    return found.tensors, found.meta.get("class_names")

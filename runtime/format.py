@@ -5,7 +5,7 @@ native code.
 
 Manifest, format 1
   net, target {kind, name, …}, symbols [names of symbolic dims, the batch first]
-  inputs      [{name, dtype, shape, role, classes}]
+  inputs      [{name, dtype, shape, role, classes}]; class_names [names of the label's classes] or null
   parameters  [{path, dtype, shape, offset, bytes, kind, trainable, layer}] in one flat buffer of parameter_bytes;
               kind is weight, state (running statistics), optimizer, constant, or packed (made by the program prepare)
   programs    {run | evaluate | step | prepare: {symbol, arguments, arena, kernels, update_from}}

@@ -280,7 +280,8 @@ class _Run:
         if self.best is not None and not self.best_is_saved:
             write_checkpoint(self.out / BEST, self.best, {
                 "net": self.identity["net"]["name"], "epoch": self.state.best_epoch, "monitor": self.config.monitor,
-                "value": self.state.best_value, "values": self.state.values})
+                "value": self.state.best_value, "values": self.state.values,
+                "class_names": self.part.class_names and list(self.part.class_names)})
             self.best_is_saved = True
 
     def _restore(self, checkpoint: Checkpoint) -> None:

@@ -28,7 +28,10 @@ def command(artifact: str, as_json: bool, extract: str | None) -> int:
     click.echo(f"net       {manifest['net']}" + "".join(f" {k}={v}" for k, v in manifest["settings"].items()))
     click.echo(f"target    {manifest['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
     for entry in manifest["inputs"]:
-        click.echo(f"{entry['role']:<9} {entry['name']}: {entry['dtype']}{_shape(entry['shape'])}")
+        click.echo(f"{entry['role']:<9} {entry['name']}: {entry['dtype']}{_shape(entry['shape'])}"
+                   + (f" in {entry['classes']}" if entry["classes"] else ""))
+    if manifest.get("class_names"):
+        click.echo(f"classes   {', '.join(manifest['class_names'])}")
     weights = [p for p in manifest["parameters"] if p["kind"] in ("weight", "state")]
     count = sum(p["bytes"] // 4 for p in weights)
     click.echo(f"weights   {count:,} in {len(weights)} tensors, {manifest['parameter_bytes']:,} bytes in all")

@@ -63,6 +63,7 @@ def _print(manifest: dict, results: dict, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({name: array.tolist() for name, array in results.items()}))
         return
+    classes = manifest.get("class_names") or []
     for name, array in results.items():
         click.echo(f"{name}: {array.dtype}{list(array.shape)}")
         for row, values in enumerate(array.reshape(len(array), -1) if array.ndim else [array.reshape(1)]):
@@ -70,7 +71,9 @@ def _print(manifest: dict, results: dict, as_json: bool) -> None:
                 click.echo(f"  … {len(array) - 10} more rows")
                 break
             shown = "  ".join(f"{v:.4g}" for v in values[:12]) + ("  …" if len(values) > 12 else "")
-            click.echo(f"  [{row}] {shown}   (largest: {int(values.argmax())})")
+            largest = int(values.argmax()) if values.size else 0
+            called = f" = {classes[largest]}" if len(classes) == values.size else ""
+            click.echo(f"  [{row}] {shown}   (largest: {largest}{called})")
 
 
 def _compare(name: str, got, wanted, atol: float, rtol: float) -> bool:

@@ -1,7 +1,7 @@
 """Parallel convolutions of one input become one convolution: the input is read once instead of once a branch.
 
 The weights stay the user's parameters: the merged weight is their concat, which an inference artifact computes in
-`prepare` and a training graph differentiates, so that one input gradient sums the branches and each weight gets its slice.
+`prepare` and a training graph differentiates: one input gradient sums the branches, and each weight gets its slice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import numpy as np
 
 from compiler.autodiff import differentiate, is_trainable
 from compiler.build import Builder
-from compiler.group import group
+from compiler.group import group, is_leaf
 from compiler.ir import DTYPES, Graph, Node, unite
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 from compiler.passes.expand import expand
+from compiler.views import place
 
 
 @graph_pass("merge_sibling_convs")
@@ -64,18 +65,35 @@ def _unfit(graph: Graph, conv: Node) -> str:
 
 
 def _decide(graph: Graph, siblings: list[Node], context: Context) -> Rewrite:
+    """Merges all siblings or, where that is better, those that no concat reads: it would have to copy their slices."""
+    choices = [siblings]
+    copied = {conv.name for conv in siblings if _ends_in_concat(graph, conv)}
+    if copied and len(siblings) - len(copied) > 1:
+        choices.append([conv for conv in siblings if conv.name not in copied])
+    gains = [_gain(graph, choice, context) for choice in choices]
+    gain, chosen = max(zip(gains, choices), key=lambda pair: pair[0])
+    activations = _common_activations(graph, chosen)
+    what = f"{len(chosen)} convs of {chosen[0].inputs[0]} become one" + \
+        (f", with one {activations[0].op}" if activations else "")
+    if gain <= 0:
+        return Rewrite(what, layers(*chosen), False, gain, "slices would cost more than reading the input once saves")
+    _merge(graph, chosen, activations)
+    left_out = "the others go into a concat as they are" if chosen is not siblings else ""
+    return Rewrite(what, layers(*chosen), True, gain, left_out)
+
+
+def _ends_in_concat(graph: Graph, conv: Node) -> bool:
+    end = (_common_activations(graph, [conv]) or [conv])[0]
+    return any(user.op == "concat" for user in graph.users(end.name))
+
+
+def _gain(graph: Graph, siblings: list[Node], context: Context) -> float:
+    """Predicted seconds saved by merging."""
     activations = _common_activations(graph, siblings)
     apart = _region(graph, siblings, activations, context.training)
     merged = apart.copy()
     _merge(merged, siblings, activations)
-    gain = _price(apart, context) - _price(merged, context)
-    what = f"{len(siblings)} convs of {siblings[0].inputs[0]} become one" + \
-        (f", with one {activations[0].op}" if activations else "")
-    rewrite = Rewrite(what, layers(*siblings), gain > 0, gain,
-                      "" if gain > 0 else "cutting the result into slices costs more than reading the input once saves")
-    if rewrite.taken:
-        _merge(graph, siblings, activations)
-    return rewrite
+    return _price(apart, context) - _price(merged, context)
 
 
 def _common_activations(graph: Graph, siblings: list[Node]) -> list[Node]:
@@ -124,20 +142,41 @@ def _zeros(b: Builder, conv: Node):
     return b.constant(np.zeros(conv.type.shape[1], DTYPES[conv.type.dtype]), conv.type.dtype, name="no_bias")
 
 
-# --- what it is worth: the region alone, both ways, as kernels -------------------------------------------------------
+# --- what it is worth: the siblings and their readers alone, both ways, as kernels ------------------------------------
 
 def _region(graph: Graph, siblings: list[Node], activations: list[Node], training: bool) -> Graph:
-    """A graph of the siblings alone; what they read are leaves, trainable ones where a gradient of them is wanted."""
+    """A graph of the siblings and whoever reads a branch; what they read besides is a leaf, or a copy of one."""
+    ends = activations or siblings
+    readers = {user.name for end in ends for user in graph.users(end.name)}
+    inside = readers | {node.name for node in [*siblings, *activations]}
+    weights = {source for conv in siblings for source in conv.inputs[1:]}
     region = Graph("region")
-    for node in [*siblings, *activations]:
+    for node in [n for n in graph.sorted() if n.name in inside]:
         for source in node.inputs:
             if source not in region:
-                learns = training and any(is_trainable(graph[s]) for s in nx.ancestors(graph.nx, source) | {source})
-                kind = "parameter" if learns or source != siblings[0].inputs[0] else "input"
-                region.add(replace(graph[source], op=kind, inputs=(), attrs={"trainable": learns, "role": "input"}))
+                region.add(_stand_in(graph, source, source in weights, training) if source == siblings[0].inputs[0]
+                           or source in weights or is_leaf(graph[source]) else _made_elsewhere(region, graph[source]))
         region.add(node)
-    region.outputs = {end.name: end.name for end in activations or siblings}
+    results = set(graph.results())
+    region.outputs = {n: n for n in region.nx if n in inside and (n in results or not region.users(n))}
     return region
+
+
+def _stand_in(graph: Graph, source: str, weight: bool, training: bool) -> Node:
+    """A leaf for a value: a trainable parameter where training wants its gradient."""
+    node = graph[source]
+    if node.op in ("parameter", "constant"):
+        return node
+    learns = training and any(is_trainable(graph[s]) for s in nx.ancestors(graph.nx, source))
+    attrs = {"trainable": learns} if weight or learns else {"role": "input"}
+    return replace(node, op="parameter" if weight or learns else "input", inputs=(), attrs=attrs)
+
+
+def _made_elsewhere(region: Graph, node: Node) -> Node:
+    """A value that some kernel makes: so concats can be places in memory as they are in the whole graph."""
+    source = region.fresh(f"{node.name}/source")
+    leaf = region.add(replace(node, name=source, op="input", inputs=(), attrs={"role": "input"}))
+    return replace(node, op="copy", inputs=(leaf,), attrs={})
 
 
 def _price(region: Graph, context: Context) -> float:
@@ -145,14 +184,13 @@ def _price(region: Graph, context: Context) -> float:
 
     Outside training, what depends on weights alone is free: `prepare` computes it once.
     """
-    if context.training:
-        region = _differentiated(region)
-    region = expand(region)
+    region = expand(_differentiated(region) if context.training else region)
     fixed: set[str] = set()
     for node in region.sorted():
         if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):
             fixed.add(node.name)
-    anchors = [region[g.anchor] for g in group(region)]
+    _, kernels = place(region, group(region))
+    anchors = [region[g.anchor] for g in kernels]
     return context.seconds(region, [a for a in anchors if context.training or a.name not in fixed])
 
 
@@ -160,8 +198,10 @@ def _differentiated(region: Graph) -> Graph:
     """The region with the gradients that training wants of it, for the sum of its results as loss."""
     region = region.copy()
     b = Builder(region)
-    for name in region.outputs.values():
-        region.losses[name] = b.op("sum", b.value(name), axes=tuple(range(region[name].type.rank)), keepdims=False).name
+    for name in region.outputs:
+        value = b.value(region.outputs[name])
+        if value.type.is_float:
+            region.losses[name] = b.op("sum", value, axes=tuple(range(value.type.rank)), keepdims=False).name
     region.outputs = {}
     joint, gradients = differentiate(region)
     joint.gradients = dict(gradients)

@@ -236,6 +236,24 @@ def test_the_cost_model_decides():
     assert not refused.taken and refused.gain < 0 and "slices" in refused.why and ops(after) == ops(before)
 
 
+def inception() -> Graph:
+    """Figure 2(b) of Going Deeper with Convolutions, with the channels of 3a."""
+    net = Net(192, 28, 28)
+    b1, r3, r5 = (net(f"{n}/relu", "relu", net(f"{n}/conv", "conv", net.x, ch=ch))
+                  for n, ch in (("b1", 64), ("r3", 96), ("r5", 16)))
+    b3, b5 = (net(n, "conv", r, ch=c, k=k, pad="same") for n, r, c, k in (("b3", r3, 128, 3), ("b5", r5, 32, 5)))
+    bp = net("bp", "conv", net("pool", "max_pool", net.x, k=3, stride=1, pad="same"), ch=32)
+    return net.result(net("y", "concat", b1, b3, b5, bp, axis=1))
+
+
+def test_slices_that_are_read_in_place_are_free_and_those_that_a_concat_copies_are_not():
+    after, (taken,) = merge(inception(), cost("cpu"))
+    assert taken.taken and taken.layers == ("r3/conv", "r5/conv") and "concat" in taken.why
+    assert ops(after).count("conv") == 5
+    _, (gpu,) = merge(inception(), cost("sm_80"))
+    assert gpu.layers == taken.layers and gpu.gain > taken.gain > 0
+
+
 def test_the_gain_is_that_of_the_whole_net():
     """Predicted for the region alone, the gain is the difference of the net before and after, weights left out."""
     before = few_channels_of_many()

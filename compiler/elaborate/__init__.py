@@ -163,6 +163,8 @@ class Loader:
         """The train section that was asked for by name."""
         if train is None and net is not None and net not in self.unit.nets and net in self.unit.train:
             train = net
+        if train is None and net is None and not self.unit.nets and len(self.unit.train) == 1:
+            train = next(iter(self.unit.train))  # the net is an imported one, which the only section names
         if train is None:
             return None
         if train not in self.unit.train:

@@ -43,6 +43,8 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     use_threads(threads)
     path, name = split_place(net)
     loaded = netc.load(path, settings=parse_settings(settings), **({"train": name} if name else {}))
+    if loaded.program.train is None:
+        _say_which(path)
     executable = loaded.compile("train", device, seed=(loaded.train_config or {}).get("seed", 0))
     config = TrainConfig.from_json(loaded.train_config)
     if epochs:
@@ -52,3 +54,13 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
                        fresh=fresh, observer=watching, checkpoint_every=checkpoint_every)
     click.echo(result_text(result), nl=False)
     return 130 if result.status == "interrupted" else 0
+
+
+def _say_which(path: str) -> None:
+    """Raises NetcError E0512 where a file has several train sections and none was chosen."""
+    from compiler.elaborate import declarations
+    from runtime.errors import NetcError
+    names = declarations(Path(path)).train
+    if len(names) > 1:
+        raise NetcError("E0512", f"{path} has several train sections: {', '.join(names)}",
+                        f"choose one: netc train {path}:{names[0]}")

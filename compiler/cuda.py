@@ -112,6 +112,15 @@ def _environment(name: str, value: str) -> Iterator[None]:
 # --- compilers -------------------------------------------------------------------------------------------------------
 
 
+def available() -> bool:
+    """Whether there is a CUDA compiler here."""
+    try:
+        find_compiler()
+    except NetcError:
+        return False
+    return True
+
+
 def find_compiler() -> Nvcc | Nvrtc:
     """nvcc on PATH or under CUDA_HOME or CUDA_PATH (with the C++ compiler it needs), else NVRTC from PyPI.
 

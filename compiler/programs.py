@@ -66,11 +66,16 @@ def step(graph: Graph, config: dict[str, Any], options: Options = Options()) -> 
     Passes that rewrite layers see the forward graph, so that the gradient of what they made is what is computed.
     """
     forward = _passes(select_mode(graph, "train"), LAYERS, options, training=True)
+    return _passes(join(forward, config), PRIMITIVES, options, training=True)
+
+
+def join(forward: Graph, config: dict[str, Any]) -> Graph:
+    """The joint graph of a training step, as primitives: a forward graph, its gradients, and the optimizer's updates."""
     joint, gradients = differentiate(forward)
     joint.gradients = dict(gradients)
     add_optimizer(joint, gradients, config)
     joint.outputs = {}
-    return _passes(expand(joint.prune()), PRIMITIVES, options, training=True)
+    return expand(joint.prune())
 
 
 def _inference(graph: Graph, options: Options) -> Graph:

@@ -7,12 +7,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from compiler.ir import Graph
-from compiler.passes import clean, merge_sibling_convs  # noqa: F401  (each declares its pass)
+from compiler.passes import (  # noqa: F401  (each declares its pass)
+    clean,
+    collapse_linear_chains,
+    fold_batch_norm,
+    merge_sibling_convs,
+    move_pooling,
+)
 from compiler.passes.base import PASSES, Context, Rewrite
 from compiler.verify import verify
 from runtime.errors import NetcError
 
-LAYERS = ["merge_sibling_convs"]  # on the user's layers, before differentiation
+# On the user's layers, before differentiation. What is folded or moved out of the way lets the passes behind it see more.
+LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
 PRIMITIVES = ["clean"]      # on what is lowered
 PIPELINE = [*LAYERS, *PRIMITIVES]
 
@@ -32,17 +39,22 @@ class Step:
         return sum(r.taken for r in self.rewrites)
 
 
+def require(names: Collection[str]) -> None:
+    """Raises NetcError E0411 for a name that no pass has."""
+    for name in names:
+        if name not in PASSES:
+            raise NetcError("E0411", f"there is no pass `{name}`", f"the passes are {', '.join(PIPELINE)}")
+
+
 def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only: Collection[str] = (),
              stop_after: str | None = None, check: bool = False, names: Sequence[str] = PIPELINE,
              observe: Callable[[Step], None] | None = None) -> tuple[Graph, list[Step]]:
     """Runs the passes of `names` on a copy of `graph`.
 
     off, only: passes to leave out, or the only ones to run. check: run the verifier after each. observe: called with each
-    step. Raises NetcError E0408 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
+    step. Raises NetcError E0411 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
     """
-    for name in [*off, *only, *([stop_after] if stop_after else [])]:
-        if name not in PASSES:
-            raise NetcError("E0408", f"there is no pass `{name}`", f"the passes are {', '.join(PIPELINE)}")
+    require([*off, *only, *([stop_after] if stop_after else [])])
     graph = graph.copy()
     steps: list[Step] = []
     for name in names:

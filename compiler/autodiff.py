@@ -1,7 +1,7 @@
 """Reverse-mode differentiation: adds to a graph the gradient of its losses with respect to every trainable parameter.
 
-Gradients are ordinary nodes, named `grad/<node>/…`, with the origins of the node they belong to; so passes, cost tables and
-kernels treat them like the forward pass.
+Gradients are ordinary nodes, named `grad/<node>/…`, with the origins of the node they belong to; so passes, cost
+tables and kernels treat them like the forward pass.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from compiler.passes.expand import expand
 def differentiate(graph: Graph) -> tuple[Graph, dict[str, str]]:
     """(a new graph, trainable parameter → node of its gradient) for the sum of the losses of `graph`.
 
-    A trainable parameter that no loss depends on is left out. Losses are scalars of a floating dtype; a path through an op
-    that is not differentiable passes no gradient.
+    A trainable parameter that no loss depends on is left out. Losses are scalars of a floating dtype; a path through
+    an op that is not differentiable passes no gradient.
     """
     graph = expand(graph, lambda node: not REGISTRY[node.op].has("grad") and not REGISTRY[node.op].undifferentiable)
     needing = _needing_gradient(graph)
@@ -25,7 +25,8 @@ def differentiate(graph: Graph) -> tuple[Graph, dict[str, str]]:
     gradients: dict[str, Value] = {}
     for loss in graph.losses.values():
         if loss in needing:
-            _accumulate(builder, gradients, graph[loss], builder.constant(1, graph[loss].type.dtype, name=f"grad/{loss}/seed"))
+            _accumulate(builder, gradients, graph[loss], builder.constant(1, graph[loss].type.dtype,
+                                                                          name=f"grad/{loss}/seed"))
     for node in reversed(order):
         if node.name not in gradients or not node.inputs or REGISTRY[node.op].undifferentiable:
             continue

@@ -1,4 +1,5 @@
-"""The reference interpreter: what a graph means, in numpy, in float32 or float64. Every pass and kernel is held against it."""
+"""The reference interpreter: what a graph means, in numpy, in float32 or float64. Every pass and kernel is held
+against it."""
 
 from __future__ import annotations
 
@@ -77,8 +78,8 @@ class Difference:
 
 def first_difference(graph: Graph, reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray],
                      tolerance: float = 1e-5) -> Difference | None:
-    """The first node, in the order of computation, whose value in `other` is more than `tolerance` off; None if there is
-    none. Nodes that only one of the runs has are skipped."""
+    """The first node, in the order of computation, whose value in `other` is more than `tolerance` off; None if there
+    is none. Nodes that only one of the runs has are skipped."""
     for node in graph.sorted():
         if node.name in reference and node.name in other:
             error = relative_error(reference[node.name], other[node.name])
@@ -99,4 +100,5 @@ def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
         return 0.0
     if not (np.isfinite(left) & np.isfinite(right))[~same].all():
         return float("inf")
-    return float(np.abs(left - right)[~same].max() / max(np.abs(left[np.isfinite(left)]).max(), np.finfo("float64").tiny))
+    return float(np.abs(left - right)[~same].max() / max(np.abs(left[np.isfinite(left)]).max(),
+                                                         np.finfo("float64").tiny))

@@ -1,8 +1,10 @@
-"""Optimizers as IR: for each trainable parameter the nodes that compute its next value and that of the optimizer's state.
+"""Optimizers as IR: for each trainable parameter the nodes that compute its next value and that of the optimizer's
+state.
 
-The formulas are those of PyTorch 2's torch.optim documentation. Inputs of the program: `lr` (f32 [], the learning rate of this
-step) and, where a formula needs it, `step` (f32 [], 1 for the first step). State is kept in parameters named
-`<parameter>/<slot>`. A parameter's `lr` multiplies the learning rate; weight decay leaves out parameters with `decay` false.
+The formulas are those of PyTorch 2's torch.optim documentation. Inputs of the program: `lr` (f32 [], the learning
+rate of this step) and, where a formula needs it, `step` (f32 [], 1 for the first step). State is kept in parameters
+named `<parameter>/<slot>`. A parameter's `lr` multiplies the learning rate; weight decay leaves out parameters with
+`decay` false.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ SCALAR = TensorType("f32", ())
 class Step:
     """One parameter's update: its value p, gradient g, learning rate; `decay` is the weight decay that applies to it.
 
-    slot(name) is a state tensor of p's shape, at first zero; keep(name, value) sets its next value; shared(name, make) is a number
-    that all parameters share.
+    slot(name) is a state tensor of p's shape, at first zero; keep(name, value) sets its next value; shared(name,
+    make) is a number that all parameters share.
     """
 
     b: Builder
@@ -119,8 +121,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., Value], dict[str, float | bool]]] = {
 def add_optimizer(graph: Graph, gradients: Mapping[str, str], config: Mapping[str, Any]) -> Graph:
     """Adds the updates of all parameters in `gradients` to `graph`, in place, and returns it.
 
-    config["optimizer"]: {"name": a key of OPTIMIZERS, "args": {setting: value, …}}; what is left out has its default, `lr` is
-    not read here. Raises ValueError for a name or setting that does not exist.
+    config["optimizer"]: {"name": a key of OPTIMIZERS, "args": {setting: value, …}}; what is left out has its default,
+    `lr` is not read here. Raises ValueError for a name or setting that does not exist.
     """
     name = config["optimizer"]["name"]
     settings = {key: value for key, value in config["optimizer"].get("args", {}).items() if key != "lr"}
@@ -161,6 +163,7 @@ def _slot(b: Builder, path: str, slot: str) -> Value:
     if name not in b.graph:
         owner = b.graph[path]
         b.graph.add(Node(name, "parameter", (), owner.type, {
-            "init": ("zeros",), "fans": (1, 1), "trainable": False, "state": True, "optimizer": True, "decay": False, "lr": 1.0},
+            "init": ("zeros",), "fans": (1, 1), "trainable": False, "state": True, "optimizer": True, "decay": False,
+            "lr": 1.0},
             owner.origins))
     return b.value(name)

@@ -6,7 +6,7 @@ The only file of `ops/`'s world that touches TVM, imported when lowering starts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tvm import tirx
@@ -82,18 +82,13 @@ def rsqrt(value: Any) -> Any:
     return const_like(1, value) / T.sqrt(value)
 
 
-def let(value: Any, body: Callable[[Any], Any]) -> Any:
-    """body(value). LLVM computes equal subexpressions once; a `Let` of TVM's would do so sooner, but its passes take
-    exponential time on nested ones and fail on some."""
-    return body(value)
-
-
 # --- exponentials ------------------------------------------------------------------------------------------------
 #
 # For f32 these are polynomials and bit operations, which vectorize (a call of the C library would be made element by
-# element). Each is within 5e-7 of the exact value, relative to it; NaN stays NaN because every comparison with it fails.
-# Other types take TVM's own. TVM's simplifier follows every use of a bound value into the value: compile time is the product
-# of the uses along a chain of `let`, so the chains are short.
+# element). Each is within 5e-7 of the exact value, relative to it; NaN stays NaN, for every comparison with it fails.
+# Other types take TVM's own. An expression that is used several times is written several times: LLVM computes it once,
+# but TVM's passes take time in proportion to the product of the uses, so chains of such uses are kept short. (TVM's Let
+# does not help: its simplifier follows each use into the bound value.)
 
 ERF = (1.1283792100207526, 0.6366164254205966, 0.10281488004628217, -0.01932301401493408, 0.00020748068109044393,
        0.0012505115664180472, -0.0003805761616387515, 4.065151181756321e-05)  # -log(erfc(x))/x on [0, 3.95], minimax
@@ -110,70 +105,62 @@ def polynomial(value: Any, coefficients: Sequence[float]) -> Any:
 def limited(value: Any, low: float, high: float) -> Any:
     """A value within limits; a NaN stays one."""
     low, high = const_like(low, value), const_like(high, value)
-    return let(value, lambda v: where(v < low, low, where(v > high, high, v)))
+    return where(value < low, low, where(value > high, high, value))
 
 
-def growth(value: Any, bias: int, body: Callable[[Any, Any], Any]) -> Any:
-    """body(2^(n + bias - 127), exp(r) - 1) for f32, where value = n log 2 + r with |r| <= log(2)/2."""
-    def parts(v: Any, n: Any) -> Any:
-        # log 2 in two parts, so that n times the first is exact
-        r = v - n * const_like(0.693359375, v) - n * const_like(-2.12194440e-4, v)
-        power = T.reinterpret("float32", T.shift_left(tirx.Cast("int32", n) + tirx.const(bias, "int32"), tirx.const(23, "int32")))
-        return let(r, lambda r: let(power, lambda p: let(
-            r * polynomial(r, [1 / math.factorial(k) for k in range(1, 8)]), lambda q: body(p, q))))
-
-    return let(value, lambda v: let(T.floor(v * const_like(1.4426950408889634, v) + const_like(0.5, v)),
-                                    lambda n: parts(v, n)))
+def growth(value: Any, bias: int) -> tuple[Any, Any]:
+    """(2^(n + bias - 127), exp(r) - 1) for f32, where value = n log 2 + r with |r| <= log(2)/2."""
+    n = T.floor(value * const_like(1.4426950408889634, value) + const_like(0.5, value))
+    # log 2 in two parts, so that n times the first is exact
+    r = value - n * const_like(0.693359375, value) - n * const_like(-2.12194440e-4, value)
+    exponent = T.shift_left(tirx.Cast("int32", n) + tirx.const(bias, "int32"), tirx.const(23, "int32"))
+    return T.reinterpret("float32", exponent), r * polynomial(r, [1 / math.factorial(k) for k in range(1, 8)])
 
 
 def exp(value: Any) -> Any:
     """e to the power of value; 0 where that is below 2.5e-38."""
     if dtype_of(value) != "float32":
         return T.exp(value)
-    low, high = const_like(-86.6, value), const_like(88.72, value)
-
-    def ends(v: Any, inside: Any) -> Any:
-        return where(v < low, const_like(0, v), where(v > high, const_like(math.inf, v), inside))
-
     # n may be 128, which has no bits of its own: so half of 2^n, twice
-    return let(value, lambda v: let(growth(limited(v, -86.6, 88.72), 126, lambda p, q: (p + p * q) * const_like(2, p)),
-                                    lambda inside: ends(v, inside)))
+    half, grown = growth(limited(value, -86.6, 88.72), 126)
+    inside = (half + half * grown) * const_like(2, value)
+    return where(value < const_like(-86.6, value), const_like(0, value),
+                 where(value > const_like(88.72, value), const_like(math.inf, value), inside))
+
+
+def _expm1_within(value: Any) -> Any:
+    """exp(x) - 1 of f32 from -20 to 88."""
+    power, grown = growth(value, 127)
+    return power * grown + (power - const_like(1, value))
 
 
 def expm1(value: Any) -> Any:
     """exp(x) - 1, exact near 0 too."""
     if dtype_of(value) != "float32":
         return T.tanh(value * const_like(0.5, value)) * (T.exp(value) + const_like(1, value))
-    one = const_like(1, value)
-    return growth(limited(value, -20.0, 88.0), 127, lambda p, q: p * q + (p - one))
+    return _expm1_within(limited(value, -20.0, 88.0))
 
 
 def tanh(value: Any) -> Any:
     """(exp(2x) - 1) / (exp(2x) + 1)."""
     if dtype_of(value) != "float32":
         return T.tanh(value)
-    one = const_like(1, value)
-    return let(growth(limited(value * const_like(2, value), -20.0, 20.0), 127, lambda p, q: p * q + (p - one)),
-               lambda e: e / (e + const_like(2, e)))
+    e = _expm1_within(limited(value * const_like(2, value), -20.0, 20.0))
+    return e / (e + const_like(2, value))
 
 
 def sigmoid(value: Any) -> Any:
     one = const_like(1, value)
-    return let(exp(-value), lambda e: one / (one + e))
+    return one / (one + exp(-value))
 
 
 def erf(value: Any) -> Any:
     """sign(x) * (1 - exp(-|x| p(|x|))); 1 for NaN."""
     if dtype_of(value) != "float32":
         return T.erf(value)
-    one = const_like(1, value)
-
-    def signed(v: Any) -> Any:
-        size = T.min(T.fabs(v), const_like(3.95, v))
-        tail = let(size, lambda s: growth(-(s * polynomial(s, ERF)), 127, lambda p, q: p * q + (p - one)))
-        return let(tail, lambda e: where(v < const_like(0, v), e, -e))
-
-    return let(value, signed)
+    size = T.min(T.fabs(value), const_like(3.95, value))
+    e = _expm1_within(-(size * polynomial(size, ERF)))
+    return where(value < const_like(0, value), e, -e)
 
 
 def power(value: Any, exponent: float) -> Any:

@@ -83,11 +83,13 @@ class Prelu(Op):
     doc = "x for x > 0, else slope * x with a learned slope for each channel, at first `start` (He et al., 2015)."
 
     def attrs(self, given, x):
-        require(x.rank >= 2 and isinstance(x.shape[1], int), "E0301", f"`prelu` needs [N, C, …] with a known C, got {x}")
+        require(x.rank >= 2 and isinstance(x.shape[1], int), "E0301",
+                f"`prelu` needs [N, C, …] with a known C, got {x}")
         return {}
 
     def weights(self, given, a, x):
-        return {"weight": Weight((x.shape[1],), ("constant", float(given.start)), trainable=not given.frozen, decay=False,
+        return {"weight": Weight((x.shape[1],), ("constant", float(given.start)), trainable=not given.frozen,
+                                 decay=False,
                                  lr=given.lr)}
 
     def infer(self, a, x, slope):
@@ -209,7 +211,8 @@ class Clip(Clipped):
     doc = "x limited to the range from low to high."
 
     def attrs(self, given, x):
-        require(given.low <= given.high, "E0403", f"`low` is {given.low}, above `high`, which is {given.high}", argument="low")
+        require(given.low <= given.high, "E0403", f"`low` is {given.low}, above `high`, which is {given.high}",
+                argument="low")
         return super().attrs(given, x)
 
     def limits(self, a):
@@ -331,7 +334,8 @@ class Softplus(FloatUnary):
 class Maxout(Op):
     name = "maxout"
     signature = "x: tensor, pieces: int = 2"
-    doc = "The largest of each `pieces` neighbouring channels: [N, C, …] becomes [N, C/pieces, …] (Goodfellow et al., 2013)."
+    doc = ("The largest of each `pieces` neighbouring channels: [N, C, …] becomes [N, C/pieces, …] (Goodfellow et "
+           "al., 2013).")
 
     def attrs(self, given, x):
         require(given.pieces >= 1, "E0403", f"`pieces` must be at least 1, got {given.pieces}", argument="pieces")

@@ -56,7 +56,8 @@ KINDS = {
     "str": "a string",
     "dims": "sizes such as 3x3 (a tuple of ints), or one number for all axes (an int)",
     "padding": "`same`, `valid`, sizes such as 1x1, or a list of [before, after] for each axis",
-    "axis": "an axis: `batch`, `channel`, `height`, `width`, `time`, `feature`, or a number (negative counts from the end)",
+    "axis": "an axis: `batch`, `channel`, `height`, `width`, `time`, `feature`, or a number (negative counts from "
+            "the end)",
     "axes": "an axis or a list of axes",
     "ints": "a list of whole numbers",
     "shape": "a list of dims, which may name symbols",
@@ -66,12 +67,14 @@ KINDS = {
 }
 
 # Arguments that say how weights begin and learn; they go into the `Weight`s, not into the node.
-SETTINGS = ("bias", "init", "bias_init", "lr", "frozen", "weight")
-WEIGHT_ARGS = "bias: bool = true, init: init = {init}, bias_init: init = zeros, lr: float = 1.0, frozen: bool = false"
+SETTINGS = ("bias", "init", "bias_init", "lr", "bias_lr", "frozen", "weight")
+WEIGHT_ARGS = ("bias: bool = true, init: init = {init}, bias_init: init = zeros, lr: float = 1.0, bias_lr: float = 1.0, "
+               "frozen: bool = false")
 
 
 def parse_signature(text: str) -> tuple[Arg, ...]:
-    """`x: tensor, k: dims = 3x3, mode: max|mean = max` as Args. Defaults are numbers, dims, words, true/false or none."""
+    """`x: tensor, k: dims = 3x3, mode: max|mean = max` as Args. Defaults are numbers, dims, words, true/false or
+    none."""
     args = []
     for part in re.split(r",\s*(?=\w+\s*:)", text.strip()) if text.strip() else []:
         head, _, default = part.partition("=")
@@ -101,7 +104,8 @@ def _default(text: str) -> Any:
 class Weight:
     """A tensor that belongs to a layer.
 
-    init: ("he",), ("normal", std), … or a numpy array for a fixed value; fans: (fan_in, fan_out) for scaled initializers.
+    init: ("he",), ("normal", std), … or a numpy array for a fixed value; fans: (fan_in, fan_out) for scaled
+    initializers.
     trainable: changed by the optimizer. state: changed by the training step itself (running statistics).
     decay: whether weight decay applies.
     """
@@ -121,7 +125,8 @@ class Reduce:
 
     kind: "sum", "max", "min", or "argmax" (flat row-major index of the first maximum, i32).
     extents: sizes of the reduced loops (ints or TVM expressions); value(*r) is the element at r;
-    where(*r), if given, says which elements count (others are left out); finish(acc) makes the result of the reduced value.
+    where(*r), if given, says which elements count (others are left out); finish(acc) makes the result of the reduced
+    value.
     """
 
     kind: str
@@ -273,7 +278,8 @@ def resolve_axis(axis: str | int, x: TensorType, argument: str = "axis") -> int:
     if x.rank >= 4:
         names["height"] = x.rank - 2
     number = axis if isinstance(axis, int) else names.get(axis)
-    require(number is not None and -x.rank <= number < x.rank, "E0401", f"there is no axis {axis} in {x}", argument=argument)
+    require(number is not None and -x.rank <= number < x.rank, "E0401", f"there is no axis {axis} in {x}",
+            argument=argument)
     return number % x.rank
 
 

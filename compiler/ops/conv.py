@@ -78,7 +78,8 @@ class Conv(Op):
     def attrs(self, given, x):
         rank = x.rank - 2
         require(rank in (1, 2), "E0301", f"`conv` needs [N, C, W] or [N, C, H, W], got {x}")
-        require(x.is_float, "E0303", f"`conv` needs floating-point values, got {x}", "put `-> cast(f32)` or `-> scale(1/255)` before it")
+        require(x.is_float, "E0303", f"`conv` needs floating-point values, got {x}",
+                "put `-> cast(f32)` or `-> scale(1/255)` before it")
         channels = x.shape[1]
         require(isinstance(channels, int), "E0304", f"`conv` needs a known number of channels, got {channels}")
         require(given.ch >= 1, "E0403", f"`ch` must be at least 1, got {given.ch}", argument="ch")
@@ -101,11 +102,12 @@ class Conv(Op):
                 fixed = np.broadcast_to(fixed, shape)
             require(fixed.shape == shape, "E0406", f"the fixed kernel has shape {list(fixed.shape)}, the layer needs "
                     f"{list(shape)}", argument="weight")
-        w = Weight(shape, initializer(given.init) if fixed is None else fixed, fans, trainable=not given.frozen, lr=given.lr)
+        w = Weight(shape, initializer(given.init) if fixed is None else fixed, fans, trainable=not given.frozen,
+                   lr=given.lr)
         if not given.bias:
             return {"weight": w}
-        return {"weight": w, "bias": Weight((given.ch,), initializer(given.bias_init), fans, not given.frozen, decay=False,
-                                              lr=given.lr)}
+        return {"weight": w, "bias": Weight((given.ch,), initializer(given.bias_init), fans, not given.frozen,
+                                            decay=False, lr=given.lr * given.bias_lr)}
 
     def infer(self, a, x, w, *bias):
         sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
@@ -129,7 +131,8 @@ class Conv(Op):
                                                           *(s + sum(p) for s, p in zip(x.shape[2:], a.pad)))
         wg = w.reshape(a.groups, w.shape[0] // a.groups, *w.shape[1:])
         for offset in np.ndindex(*a.kernel):
-            at = tuple(slice(o * d, o * d + (n - 1) * s + 1, s) for o, d, n, s in zip(offset, a.dilation, sizes, a.stride))
+            at = tuple(slice(o * d, o * d + (n - 1) * s + 1, s)
+                       for o, d, n, s in zip(offset, a.dilation, sizes, a.stride))
             term = np.einsum("ngc...,goc->ngo...", xp[(slice(None),) * 3 + at], wg[(slice(None),) * 3 + offset])
             out = term if out is None else out + term
         out = out.reshape(x.shape[0], w.shape[0], *sizes)

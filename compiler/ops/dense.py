@@ -17,7 +17,8 @@ class Matmul(Op):
 
     def attrs(self, given, x, y):
         require(x.rank == 2 and y.rank == 2, "E0301", f"`matmul` needs two rank-2 tensors, got {x} and {y}")
-        require(x.dtype == y.dtype and x.is_float, "E0303", f"`matmul` needs two floating-point tensors, got {x} and {y}")
+        require(x.dtype == y.dtype and x.is_float, "E0303",
+                f"`matmul` needs two floating-point tensors, got {x} and {y}")
         a = {"transpose_a": given.transpose_a, "transpose_b": given.transpose_b}
         left, right = x.shape[0 if given.transpose_a else 1], y.shape[1 if given.transpose_b else 0]
         require(left == right, "E0308", f"the inner sizes of {x} and {y} are {left} and {right}", "they must be equal")
@@ -75,7 +76,7 @@ class Dense(Op):
         weights = {"weight": Weight(shape, init, fans, trainable=not given.frozen, lr=given.lr)}
         if given.bias:
             weights["bias"] = Weight((given.units,), initializer(given.bias_init), fans, not given.frozen, decay=False,
-                                     lr=given.lr)
+                                     lr=given.lr * given.bias_lr)
         return weights
 
     def infer(self, a, x, w, *bias):

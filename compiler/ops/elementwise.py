@@ -126,7 +126,8 @@ class Extremum(Pointwise):
     def grad(self, b, a, xs, y, g):
         first = b.op(self.keeps, *xs)
         zero = b.constant(0, g.type.dtype)
-        return [b.sum_to(b.op("where", first, g, zero), xs[0].shape), b.sum_to(b.op("where", first, zero, g), xs[1].shape)]
+        return [b.sum_to(b.op("where", first, g, zero), xs[0].shape),
+                b.sum_to(b.op("where", first, zero, g), xs[1].shape)]
 
 
 @register

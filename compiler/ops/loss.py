@@ -1,7 +1,7 @@
 """Losses: one number, the mean over the batch.
 
-Labels of classes are whole numbers [N, …] beside scores [N, C, …]; targets of the others have the shape of the prediction
-and may be whole numbers.
+Labels of classes are whole numbers [N, …] beside scores [N, C, …]; targets of the others have the shape of the
+prediction and may be whole numbers.
 """
 
 import numpy as np
@@ -32,7 +32,8 @@ class Loss(Op):
 def check_labels(name: str, x: TensorType, labels: TensorType) -> None:
     """Scores [N, C, …] and labels [N, …]. Raises OpError."""
     require(x.is_float and x.rank >= 2, "E0301", f"`{name}` needs floating-point scores [N, C, …], got {x}")
-    require(not labels.is_float and labels.dtype != "bool", "E0303", f"the labels of `{name}` are whole numbers, got {labels}",
+    require(not labels.is_float and labels.dtype != "bool", "E0303",
+            f"the labels of `{name}` are whole numbers, got {labels}",
             "declare the label as `i32[N] in classes`")
     require(labels.shape == (x.shape[0], *x.shape[2:]), "E0309", f"scores {x} need labels "
             f"[{', '.join(map(str, (x.shape[0], *x.shape[2:])))}], got {labels}")
@@ -74,7 +75,8 @@ def pick_numpy(x, labels):
 class CrossEntropy(Loss):
     name = "cross_entropy"
     signature = "logits: tensor, y: tensor, label_smoothing: float = 0.0"
-    doc = ("-log softmax(logits) at the label, from scores that are not normalized. With `label_smoothing` s the label has "
+    doc = ("-log softmax(logits) at the label, from scores that are not normalized. With `label_smoothing` s the "
+           "label has "
            "weight 1 - s and s is shared by all classes (Szegedy et al., 2016).")
 
     def attrs(self, given, *types):
@@ -128,7 +130,8 @@ class Nll(Loss):
 class BinaryCrossEntropy(Loss):
     name = "binary_cross_entropy"
     signature = "logits: tensor, y: tensor"
-    doc = ("-y log p - (1 - y) log(1 - p) with p = sigmoid(logits), for targets from 0 to 1, mean over all elements. Computed "
+    doc = ("-y log p - (1 - y) log(1 - p) with p = sigmoid(logits), for targets from 0 to 1, mean over all elements. "
+           "Computed "
            "from the logits as max(x, 0) - x y + log(1 + exp(-|x|)).")
 
     def check(self, x, y):
@@ -177,7 +180,8 @@ class L1(Loss):
 class Hinge(Loss):
     name = "hinge"
     signature = "x: tensor, y: tensor"
-    doc = ("max(0, 1 - x t), summed over classes, mean over the batch. Targets t are +1 and -1 in the shape of x, or y is a "
+    doc = ("max(0, 1 - x t), summed over classes, mean over the batch. Targets t are +1 and -1 in the shape of x, or "
+           "y is a "
            "label and t is +1 for its class and -1 for the others.")
 
     def check(self, x, y):

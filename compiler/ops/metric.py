@@ -61,7 +61,8 @@ class TopK(Metric):
 
 @register
 class RankOf(Op):
-    """Operands x [N, C, …], labels i32 [N, …]: how many classes come before the label, i32. NaN comes before everything."""
+    """Operands x [N, C, …], labels i32 [N, …]: how many classes come before the label, i32. NaN comes before
+    everything."""
 
     name = "rank_of"
     undifferentiable = "its result is a count"

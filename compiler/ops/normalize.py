@@ -38,8 +38,8 @@ class Normalize(Op):
         out = {}
         for argument in ("mean", "std"):
             values = np.asarray(getattr(given, argument), "float64").ravel()
-            require(len(values) == x.shape[1], "E0405", f"`{argument}` has {len(values)} numbers for {x.shape[1]} channels",
-                    argument=argument)
+            require(len(values) == x.shape[1], "E0405",
+                    f"`{argument}` has {len(values)} numbers for {x.shape[1]} channels", argument=argument)
             out[argument] = tuple(map(float, values))
         require(min(out["std"]) > 0, "E0403", "each `std` is greater than 0", argument="std")
         return out
@@ -67,15 +67,18 @@ class BatchNorm(Op):
 
     name = "batch_norm"
     signature = "x: tensor, eps: float = 1e-5, momentum: float = 0.1, " + LEARNED
-    doc = ("(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy, 2015). In training mean and "
-           "(biased) variance are those of the batch, and running = (1 - momentum) * running + momentum * batch (with the "
+    doc = ("(x - mean) / sqrt(var + eps) * weight + bias for each channel (Ioffe and Szegedy, 2015). In training "
+           "mean and "
+           "(biased) variance are those of the batch, and running = (1 - momentum) * running + momentum * batch "
+           "(with the "
            "unbiased variance); otherwise the running values are used.")
     modal = True
 
     def attrs(self, given, x):
         need_channels(self.name, x)
         require(given.eps > 0, "E0403", f"`eps` is greater than 0, got {given.eps}", argument="eps")
-        require(0 <= given.momentum <= 1, "E0403", f"`momentum` is from 0 to 1, got {given.momentum}", argument="momentum")
+        require(0 <= given.momentum <= 1, "E0403", f"`momentum` is from 0 to 1, got {given.momentum}",
+                argument="momentum")
         return {"eps": float(given.eps), "momentum": float(given.momentum)}
 
     def weights(self, given, a, x):
@@ -114,7 +117,8 @@ class BatchNorm(Op):
 
 @register
 class BatchNormTrain(Op):
-    """Operands x, weight, bias and the batch's own mean and (biased) var, [C]; the gradient to x goes through them too."""
+    """Operands x, weight, bias and the batch's own mean and (biased) var, [C]; the gradient to x goes through them
+    too."""
 
     name = "batch_norm_train"
 
@@ -156,13 +160,15 @@ class LayerNorm(Op):
            "(Ba et al., 2016).")
 
     def attrs(self, given, x):
-        require(x.is_float, "E0303", f"`layer_norm` needs floating-point values, got {x}", "put `-> cast(f32)` before it")
+        require(x.is_float, "E0303", f"`layer_norm` needs floating-point values, got {x}",
+                "put `-> cast(f32)` before it")
         require(given.eps > 0, "E0403", f"`eps` is greater than 0, got {given.eps}", argument="eps")
         axes = resolve_axes(given.axes, x)
         require(0 not in axes and axes == tuple(range(x.rank - len(axes), x.rank)), "E0402",
                 f"`axes` must be the last axes of {x}, without the batch", argument="axes")
         for axis in axes:
-            require(isinstance(x.shape[axis], int), "E0304", f"`layer_norm` needs known sizes, axis {axis} of {x} is not")
+            require(isinstance(x.shape[axis], int), "E0304",
+                    f"`layer_norm` needs known sizes, axis {axis} of {x} is not")
         return {"axes": axes, "eps": float(given.eps)}
 
     def weights(self, given, a, x):
@@ -205,7 +211,8 @@ class Lrn(Op):
 
     name = "lrn"
     signature = "x: tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0"
-    doc = ("x / (k + alpha/size * (sum of x squared over `size` channels around it)) ^ beta, with zeros beyond the first and "
+    doc = ("x / (k + alpha/size * (sum of x squared over `size` channels around it)) ^ beta, with zeros beyond the "
+           "first and "
            "last channel (Krizhevsky et al., 2012, as in Caffe).")
 
     def attrs(self, given, x):

@@ -26,8 +26,8 @@ class Window(Op):
             require(min(sizes) >= 1, "E0403", f"`{argument}` must be at least 1, got {min(sizes)}", argument=argument)
         pad = resolve_padding(given.pad, x.shape[2:], kernel, stride, dilation)
         for (lo, hi), k, d in zip(pad, kernel, dilation):
-            require(max(lo, hi) < (k - 1) * d + 1, "E0409", f"padding of {lo} and {hi} is not smaller than the window of {k}",
-                    argument="pad")
+            require(max(lo, hi) < (k - 1) * d + 1, "E0409",
+                    f"padding of {lo} and {hi} is not smaller than the window of {k}", argument="pad")
         return {"kernel": kernel, "stride": stride, "dilation": dilation, "pad": pad, "ceil": given.ceil}
 
     def infer(self, a, x):
@@ -82,8 +82,8 @@ def tap(t, a, x, idx, r, fill):
 
 
 def holders(t, a, count, idx):
-    """The windows that hold the input element `idx`: (extents, at), where at(*r) gives the r-th candidate's window index,
-    the element's place in that window along each axis, and the conditions under which there is such a window.
+    """The windows that hold the input element `idx`: (extents, at), where at(*r) gives the r-th candidate's window
+    index, the element's place in that window along each axis, and the conditions under which there is such a window.
 
     Windows start every `stride`; so along an axis at most ceil(reach / stride) of them hold an element.
     """
@@ -97,7 +97,8 @@ def holders(t, a, count, idx):
             offset = shifted - w * s
             window.append(w)
             place.append(t.floordiv(offset, d) if d > 1 else offset)
-            conditions += [w >= 0, w < n, offset < (k - 1) * d + 1] + ([t.equal(t.floormod(offset, d), 0)] if d > 1 else [])
+            conditions += [w >= 0, w < n, offset < (k - 1) * d + 1]
+            conditions += [t.equal(t.floormod(offset, d), 0)] if d > 1 else []
         return window, place, conditions
 
     return extents, at
@@ -117,8 +118,10 @@ def gather(t, a, g, idx, term):
 @register
 class MaxPool(Window):
     name = "max_pool"
-    signature = ("x: tensor, k: dims, stride: dims = none, pad: padding = valid, dilation: dims = 1, ceil: bool = false")
-    doc = ("Largest element of each window; padding never wins. `stride` is `k` unless given. With `ceil` a last partial window "
+    signature = ("x: tensor, k: dims, stride: dims = none, pad: padding = valid, dilation: dims = 1, "
+                 "ceil: bool = false")
+    doc = ("Largest element of each window; padding never wins. `stride` is `k` unless given. With `ceil` a last "
+           "partial window "
            "counts if it starts inside the input or its left padding (Caffe's rule).")
 
     def numpy(self, a, x):
@@ -235,7 +238,8 @@ class AvgPool(Window):
     name = "avg_pool"
     signature = ("x: tensor, k: dims, stride: dims = none, pad: padding = valid, ceil: bool = false, "
                  "count_include_pad: bool = false")
-    doc = ("Mean of each window. With `count_include_pad` the padding counts as zeros, else only elements of the input count. "
+    doc = ("Mean of each window. With `count_include_pad` the padding counts as zeros, else only elements of the "
+           "input count. "
            "What lies behind the right padding, in a partial window of `ceil`, never counts.")
 
     def attrs(self, given, x):
@@ -291,7 +295,8 @@ class GlobalPool(Op):
 
     def attrs(self, given, x):
         require(x.rank >= 3, "E0301", f"`{self.name}` needs [N, C, spatial…], got {x}")
-        require(x.is_float, "E0303", f"`{self.name}` needs floating-point values, got {x}", "put `-> cast(f32)` before it")
+        require(x.is_float, "E0303", f"`{self.name}` needs floating-point values, got {x}",
+                "put `-> cast(f32)` before it")
         return {"keepdims": given.keepdims}
 
     def infer(self, a, x):

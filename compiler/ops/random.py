@@ -9,7 +9,8 @@ U32 = 0xFFFFFFFF
 
 
 def pcg4d(x, y, z, w, mask=U32):
-    """PCG4D of Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020: four 32-bit words, mixed; the first.
+    """PCG4D of Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020: four 32-bit words, mixed;
+    the first.
 
     Works on whole numbers of any kind that hold 64 bits unsigned, of which `mask` keeps 32; no step exceeds 2^64 - 1.
     """
@@ -58,7 +59,8 @@ class Dropout(Op):
 
     name = "dropout"
     signature = "x: tensor, rate: float = 0.5"
-    doc = ("In training each element is zero with probability `rate`, the others are divided by 1 - rate; otherwise nothing "
+    doc = ("In training each element is zero with probability `rate`, the others are divided by 1 - rate; otherwise "
+           "nothing "
            "(Srivastava et al., 2014). Reads the inputs `seed` and `step`.")
     modal = True
 

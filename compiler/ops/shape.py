@@ -21,8 +21,8 @@ def groups_of(source, target):
         i, j = i + 1, j + 1
         while dims.product(left) != dims.product(right):
             a, b = dims.product(left), dims.product(right)
-            take_left = j >= len(target) or (i < len(source) and isinstance(a, int) and (not isinstance(b, int) or a < b))
-            if take_left and i < len(source):
+            left_is_short = isinstance(a, int) and (not isinstance(b, int) or a < b)
+            if i < len(source) and (left_is_short or j >= len(target)):
                 left.append(source[i])
                 i += 1
             elif j < len(target):
@@ -56,7 +56,8 @@ class Reshape(Movement):
             require(size is not None, "E0306", f"{x} has {x.size} elements, no multiple of {rest}", argument="shape")
             shape[holes[0]] = size
         require(dims.product(shape) == x.size, "E0306",
-                f"{x} has {x.size} elements, [{', '.join(map(str, shape))}] has {dims.product(shape)}", argument="shape")
+                f"{x} has {x.size} elements, [{', '.join(map(str, shape))}] has {dims.product(shape)}",
+                argument="shape")
         return {"shape": tuple(shape)}
 
     def infer(self, a, x):
@@ -105,7 +106,8 @@ def quotient(total, divisor):
             left[atom] = left.get(atom, 0) - power
         if f % factor or min(left.values()) < 0:
             return None
-        result = result + dims.product([f // factor, *(dims.Poly((((( atom, p),), 1),)) for atom, p in left.items() if p)])
+        atoms = (dims.Poly(((((atom, power),), 1),)) for atom, power in left.items() if power)
+        result = result + dims.product([f // factor, *atoms])
     return result
 
 
@@ -181,16 +183,19 @@ class Pad(Movement):
 
     name = "pad"
     signature = "x: tensor, pad: padding, value: float = 0.0"
-    doc = "Elements of `value` around the spatial axes: one number, one for each axis, or [before, after] for each axis."
+    doc = ("Elements of `value` around the spatial axes: one number, one for each axis, or [before, after] for each "
+           "axis.")
 
     def attrs(self, given, x):
         rank = x.rank - 2
         require(rank >= 1, "E0301", f"`pad` needs [N, C, spatial…], got {x}")
-        require(not isinstance(given.pad, str), "E0403", "`pad` needs numbers", "such as 1, 1x2 or [[0, 1], [2, 2]]", "pad")
+        require(not isinstance(given.pad, str), "E0403", "`pad` needs numbers", "such as 1, 1x2 or [[0, 1], [2, 2]]",
+                "pad")
         pads = (given.pad,) * rank if isinstance(given.pad, int) else tuple(given.pad)
         require(len(pads) == rank, "E0405", f"`pad` has {len(pads)} entries for {rank} spatial axes", argument="pad")
         pairs = [(p, p) if isinstance(p, int) else tuple(p) for p in pads]
-        require(all(n >= 0 for pair in pairs for n in pair), "E0403", "padding is not negative", "use `slice` to cut", "pad")
+        require(all(n >= 0 for pair in pairs for n in pair), "E0403", "padding is not negative", "use `slice` to cut",
+                "pad")
         return {"before": (0, 0, *(lo for lo, _ in pairs)), "after": (0, 0, *(hi for _, hi in pairs)),
                 "value": float(given.value)}
 
@@ -227,7 +232,8 @@ class Slice(Movement):
         start, stop = given.start, size if given.stop is None else given.stop
         start, stop = (n + size if isinstance(n, int) and n < 0 else n for n in (start, stop))
         if isinstance(size, int):
-            require(0 <= start < stop <= size, "E0408", f"{start} to {stop} is no part of an axis of {size}", argument="start")
+            require(0 <= start < stop <= size, "E0408", f"{start} to {stop} is no part of an axis of {size}",
+                    argument="start")
         else:
             require(start == 0 and stop == size or given.stop is None and isinstance(start, int), "E0304",
                     f"`slice` needs a known size, axis {axis} of {x} has {size}", argument="axis")
@@ -258,7 +264,8 @@ class Concat(Movement):
     def attrs(self, given, *xs):
         axis = resolve_axis(given.axis, xs[0])
         for x in xs[1:]:
-            same = x.rank == xs[0].rank and all(s == o for i, (s, o) in enumerate(zip(x.shape, xs[0].shape)) if i != axis)
+            same = x.rank == xs[0].rank and all(
+                size == first for i, (size, first) in enumerate(zip(x.shape, xs[0].shape)) if i != axis)
             require(same, "E0307", f"{xs[0]} and {x} differ in more than axis {axis}", argument="xs")
         require(len({x.dtype for x in xs}) == 1, "E0303", "`concat` needs tensors of one element type, got "
                 + " and ".join(map(str, xs)), argument="xs")
@@ -303,11 +310,13 @@ class Split(Op):
     def attrs(self, given, x):
         axis = resolve_axis(given.axis, x)
         size = x.shape[axis]
-        require(isinstance(size, int), "E0304", f"`split` needs a known size, axis {axis} of {x} has {size}", argument="axis")
+        require(isinstance(size, int), "E0304", f"`split` needs a known size, axis {axis} of {x} has {size}",
+                argument="axis")
         require((given.parts is None) != (given.sizes is None), "E0410", "`split` needs either `parts` or `sizes`")
         if given.sizes is not None:
             sizes = tuple(given.sizes)
-            require(sum(sizes) == size and min(sizes) >= 1, "E0408", f"pieces of {list(sizes)} do not make an axis of {size}",
+            require(sum(sizes) == size and min(sizes) >= 1, "E0408",
+                    f"pieces of {list(sizes)} do not make an axis of {size}",
                     argument="sizes")
         else:
             require(given.parts >= 1 and size % given.parts == 0, "E0404",
@@ -336,7 +345,8 @@ class Pick(Op):
 
     def compute(self, t, a, out, idx, x, index):
         at = t.index(index(*idx))
-        return t.guarded(t.all_of(at >= 0, at < x.shape[1]), x(idx[0], at, *idx[1:]), t.const(float("nan"), x.type.dtype))
+        return t.guarded(t.all_of(at >= 0, at < x.shape[1]), x(idx[0], at, *idx[1:]),
+                         t.const(float("nan"), x.type.dtype))
 
     def grad(self, b, a, xs, y, g):
         x, index = xs

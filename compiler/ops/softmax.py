@@ -11,7 +11,8 @@ class Normalized(Op):
     signature = "x: tensor, axis: axis = channel"
 
     def attrs(self, given, x):
-        require(x.is_float, "E0303", f"`{self.name}` needs floating-point values, got {x}", "put `-> cast(f32)` before it")
+        require(x.is_float, "E0303", f"`{self.name}` needs floating-point values, got {x}",
+                "put `-> cast(f32)` before it")
         return {"axis": resolve_axis(given.axis, x)}
 
     def infer(self, a, x):

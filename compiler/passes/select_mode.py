@@ -1,7 +1,7 @@
 """Which program a graph becomes: what it keeps, and how its modal ops behave.
 
-deploy: the outputs. evaluate: outputs, losses and metrics; no label is needed for the outputs. train: losses, metrics and
-the updates of state; modal ops (dropout, batch_norm) do what they do in training.
+deploy: the outputs. evaluate: outputs, losses and metrics; no label is needed for the outputs. train: losses, metrics
+and the updates of state; modal ops (dropout, batch_norm) do what they do in training.
 """
 
 from __future__ import annotations

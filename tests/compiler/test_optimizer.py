@@ -10,8 +10,8 @@ from compiler.ir import Graph, Node, TensorType
 from compiler.ops import REGISTRY
 from compiler.optimizer import OPTIMIZERS, add_optimizer
 
-# Each formula: (parameter, gradient, its own state (a dict), step from 1, lr, settings) -> new parameter. After the pseudocode
-# in PyTorch's documentation of torch.optim.
+# Each formula: (parameter, gradient, its own state (a dict), step from 1, lr, settings) -> new parameter. After the
+# pseudocode in PyTorch's documentation of torch.optim.
 
 
 def sgd(p, g, s, t, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
@@ -59,17 +59,21 @@ def adadelta(p, g, s, t, lr, rho=0.9, eps=1e-6, weight_decay=0.0):
 
 
 CASES = [
-    ("sgd", sgd, {}), ("sgd", sgd, {"momentum": 0.9}), ("sgd", sgd, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    ("sgd", sgd, {}), ("sgd", sgd, {"momentum": 0.9}), ("sgd", sgd,
+                                                        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     ("adam", adam, {}), ("adam", adam, {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3, "weight_decay": 0.1}),
     ("adamw", adamw, {}), ("adamw", adamw, {"weight_decay": 0.3, "beta1": 0.5, "beta2": 0.9, "eps": 1e-3}),
-    ("rmsprop", rmsprop, {}), ("rmsprop", rmsprop, {"rho": 0.8, "eps": 1e-3, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
-    ("adagrad", adagrad, {}), ("adagrad", adagrad, {"lr_decay": 0.1, "eps": 1e-3, "initial_accumulator": 0.5, "weight_decay": 0.1}),
+    ("rmsprop", rmsprop, {}), ("rmsprop", rmsprop, {"rho": 0.8, "eps": 1e-3, "momentum": 0.5, "centered": True,
+                                                    "weight_decay": 0.1}),
+    ("adagrad", adagrad, {}), ("adagrad", adagrad, {"lr_decay": 0.1, "eps": 1e-3, "initial_accumulator": 0.5,
+                                                    "weight_decay": 0.1}),
     ("adadelta", adadelta, {}), ("adadelta", adadelta, {"rho": 0.5, "eps": 1e-2, "weight_decay": 0.1}),
 ]
 
 
 def program(name: str, settings: dict) -> Graph:
-    """Three parameters, of which `slow` learns at a third of the rate and `bias` does not decay, with gradients as inputs."""
+    """Three parameters, of which `slow` learns at a third of the rate and `bias` does not decay, with gradients as
+    inputs."""
     graph = Graph("train")
     b = Builder(graph)
     gradients = {}

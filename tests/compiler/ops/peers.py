@@ -48,7 +48,8 @@ def avg_pool(a, x):
     if a.count_include_pad:
         counted = jnp.pad(counted, [(0, 0), (0, 0), *a.pad], constant_values=1)
         beyond = [(0, max(hi - own, 0)) for (_, hi), (_, own) in zip(_padding(a, x.shape[2:])[2:], a.pad)]
-        counted = lax.reduce_window(counted, 0.0, lax.add, (1, 1, *a.kernel), (1, 1, *a.stride), [(0, 0), (0, 0), *beyond])
+        counted = lax.reduce_window(counted, 0.0, lax.add, (1, 1, *a.kernel), (1, 1, *a.stride),
+                                    [(0, 0), (0, 0), *beyond])
     else:
         counted = _windows(a, counted, 0.0, lax.add)
     return _windows(a, x, 0.0, lax.add) / counted
@@ -83,7 +84,8 @@ def picked(x, y):
 
 
 def cross_entropy(a, x, y):
-    target = jnp.moveaxis(jax.nn.one_hot(y, x.shape[1]), -1, 1) * (1 - a.label_smoothing) + a.label_smoothing / x.shape[1]
+    target = jnp.moveaxis(jax.nn.one_hot(y, x.shape[1]), -1, 1) * (1 - a.label_smoothing)
+    target = target + a.label_smoothing / x.shape[1]
     return -(target * jax.nn.log_softmax(x, 1)).sum(1).mean()
 
 
@@ -105,9 +107,11 @@ def _global(f):
 
 
 PEERS = {
-    "add": lambda a, x, y: x + y, "sub": lambda a, x, y: x - y, "mul": lambda a, x, y: x * y, "div": lambda a, x, y: x / y,
+    "add": lambda a, x, y: x + y, "sub": lambda a, x, y: x - y, "mul": lambda a, x, y: x * y, "div": lambda a, x,
+    y: x / y,
     "maximum": lambda a, x, y: jnp.maximum(x, y), "minimum": lambda a, x, y: jnp.minimum(x, y),
-    "neg": lambda a, x: -x, "abs": lambda a, x: jnp.abs(x), "square": lambda a, x: x ** 2, "exp": lambda a, x: jnp.exp(x),
+    "neg": lambda a, x: -x, "abs": lambda a, x: jnp.abs(x), "square": lambda a, x: x ** 2, "exp": lambda a,
+    x: jnp.exp(x),
     "log": lambda a, x: jnp.log(x), "sqrt": lambda a, x: jnp.sqrt(x), "rsqrt": lambda a, x: lax.rsqrt(x),
     "pow": lambda a, x: x ** a.exponent, "where": lambda a, c, x, y: jnp.where(c, x, y),
     "cast": lambda a, x: x, "scale": lambda a, x: x * a.by + a.offset,
@@ -122,7 +126,8 @@ PEERS = {
     "maxout": lambda a, x: x.reshape(x.shape[0], -1, a.pieces, *x.shape[2:]).max(2),
     "conv": conv, "dense": lambda a, x, w, b=0.0: x @ w.T + b,
     "matmul": lambda a, x, y: (x.T if a.transpose_a else x) @ (y.T if a.transpose_b else y),
-    "max_pool": max_pool, "avg_pool": avg_pool, "global_avg_pool": _global(jnp.mean), "global_max_pool": _global(jnp.max),
+    "max_pool": max_pool, "avg_pool": avg_pool, "global_avg_pool": _global(jnp.mean),
+    "global_max_pool": _global(jnp.max),
     "flatten": lambda a, x: x.reshape(x.shape[0], -1), "reshape": lambda a, x: x.reshape(a.shape),
     "transpose": lambda a, x: x.transpose(a.order), "broadcast_to": lambda a, x: jnp.broadcast_to(x, a.shape),
     "pad": pad, "slice": lambda a, x: lax.slice_in_dim(x, a.start, a.stop, axis=a.axis),

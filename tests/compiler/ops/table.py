@@ -50,7 +50,8 @@ class Case:
 
 
 def call(b: Builder, op: str, xs: list[Value], name: str = "y", **given: Any) -> Value:
-    """One call as the elaborator makes it: attributes from arguments, weights as `parameter` nodes named `name.weight`."""
+    """One call as the elaborator makes it: attributes from arguments, weights as `parameter` nodes named
+    `name.weight`."""
     declared = REGISTRY[op]
     known = {arg.name: arg.default for arg in declared.args() if arg.kind not in ("tensor", "tensors")}
     assert given.keys() <= known.keys(), f"{op} has no {given.keys() - known.keys()}"
@@ -93,10 +94,12 @@ CASES = [
     *(Case(op, (IMAGE, other)) for op in ("add", "sub", "mul", "maximum", "minimum")
       for other in (T((2, 4, 5, 6)), T((4, 1, 1)), T((1, 4, 5, 1)), T(()))),
     *(Case("div", (x, T(y, low=0.5))) for x, y in ((IMAGE, (2, 4, 5, 6)), (IMAGE, (6,)), (T((6,)), (2, 6)))),
-    *(Case(op, (IMAGE,)) for op in ("neg", "abs", "sign", "square", "exp", "relu", "leaky_relu", "elu", "selu", "erf", "gelu",
+    *(Case(op, (IMAGE,)) for op in ("neg", "abs", "sign", "square", "exp", "relu", "leaky_relu", "elu", "selu", "erf",
+                                    "gelu",
                                     "relu6", "hard_tanh", "hard_sigmoid", "hard_swish", "sigmoid", "silu", "tanh",
                                     "softplus")),
-    *(Case(op, (T((3, 50), low=-9.0, high=9.0),)) for op in ("relu6", "hard_sigmoid", "hard_swish", "hard_tanh", "sigmoid",
+    *(Case(op, (T((3, 50), low=-9.0, high=9.0),)) for op in ("relu6", "hard_sigmoid", "hard_swish", "hard_tanh",
+                                                             "sigmoid",
                                                             "tanh", "softplus", "gelu", "elu", "selu", "erf", "silu")),
     *(Case(op, (PLUS,)) for op in ("log", "sqrt", "rsqrt")),
     *(Case("pow", (PLUS,), {"exponent": e}) for e in (2.0, -0.75, 0.5, 3.0, 0.3, 1.25, -1.0, 0.0)),
@@ -130,7 +133,8 @@ CASES = [
     Case("max_pool", (LINE,), {"k": 3, "stride": 2, "pad": ((1, 0),)}),
     Case("max_pool", (LINE,), {"k": 3, "stride": 2, "dilation": 2, "pad": 1}),
     *(Case("avg_pool", (IMAGE,), g) for g in (
-        {"k": (2, 2)}, {"k": (3, 3), "stride": 2, "pad": 1}, {"k": (3, 3), "stride": 2, "pad": 1, "count_include_pad": True},
+        {"k": (2, 2)}, {"k": (3, 3), "stride": 2, "pad": 1}, {"k": (3, 3), "stride": 2, "pad": 1,
+                                                              "count_include_pad": True},
         {"k": (3, 3), "stride": 2, "ceil": True}, {"k": (2, 2), "stride": 2, "pad": 1, "ceil": True},
         {"k": (3, 3), "stride": 2, "pad": 1, "ceil": True, "count_include_pad": True},
         {"k": (2, 3), "stride": 1, "pad": "same"}, {"k": (2, 2), "stride": 3})),
@@ -144,11 +148,13 @@ CASES = [
     Case("transpose", (IMAGE,), {"order": (0, 2, 3, 1)}), Case("transpose", (ROW,), {"order": (1, 0)}),
     Case("broadcast_to", (T((4, 1)),), {"shape": (2, 4, 3)}),
     Case("pad", (IMAGE,), {"pad": 1}), Case("pad", (IMAGE,), {"pad": ((0, 2), (1, 0)), "value": 3.0}),
-    Case("slice", (IMAGE,), {"axis": "channel", "start": 1, "stop": 3}), Case("slice", (ROW,), {"axis": 1, "start": -3}),
+    Case("slice", (IMAGE,), {"axis": "channel", "start": 1, "stop": 3}),
+    Case("slice", (ROW,), {"axis": 1, "start": -3}),
     Case("concat", (IMAGE, T((2, 1, 5, 6)), T((2, 3, 5, 6)))), Case("concat", (ROW, T((2, 8))), {"axis": 0}),
 
     *(Case(op, (x,), g) for op in ("sum", "mean", "max", "min") for x, g in (
-        (IMAGE, {}), (IMAGE, {"axes": ("height", "width")}), (IMAGE, {"axes": (0, 2), "keepdims": True}), (ROW, {"axes": (1,)}))),
+        (IMAGE, {}), (IMAGE, {"axes": ("height", "width")}), (IMAGE, {"axes": (0, 2), "keepdims": True}),
+        (ROW, {"axes": (1,)}))),
     Case("argmax", (ROW,)), Case("argmax", (IMAGE,), {"axis": "width", "keepdims": True}), Case("argmin", (IMAGE,)),
     *(Case(op, (x,), g) for op in ("softmax", "log_softmax") for x, g in (
         (ROW, {}), (IMAGE, {}), (IMAGE, {"axis": -1}), (T((3, 6), low=-80.0, high=80.0), {}))),
@@ -156,12 +162,14 @@ CASES = [
     Case("normalize", (IMAGE,), {"mean": [0.1, 0.2, 0.3, 0.4], "std": [1, 2, 3, 0.5]}),
     Case("batch_norm", (IMAGE,)), Case("batch_norm", (ROW,), {"eps": 0.1}),
     Case("layer_norm", (ROW,)), Case("layer_norm", (IMAGE,), {"axes": (1, 2, 3)}), Case("layer_norm", (T((2, 3, 5)),)),
-    Case("lrn", (IMAGE,), {"alpha": 0.5}), Case("lrn", (T((2, 7, 3, 2)),), {"size": 3, "alpha": 2.0, "beta": 0.6, "k": 2.0}),
+    Case("lrn", (IMAGE,), {"alpha": 0.5}), Case("lrn", (T((2, 7, 3, 2)),),
+                                                {"size": 3, "alpha": 2.0, "beta": 0.6, "k": 2.0}),
     Case("dropout", (ROW,)),
 
     *(Case(op, (T((5, 4)), T((5,), dtype, high=4))) for op in ("cross_entropy", "nll", "hinge", "accuracy")
       for dtype in ("i32", "u8")),
-    *(Case(op, (T((2, 4, 3, 2)), T((2, 3, 2), "i32", high=4))) for op in ("cross_entropy", "nll", "hinge", "accuracy", "top_k")),
+    *(Case(op, (T((2, 4, 3, 2)), T((2, 3, 2), "i32", high=4))) for op in ("cross_entropy", "nll", "hinge", "accuracy",
+                                                                          "top_k")),
     Case("cross_entropy", (T((5, 4)), T((5,), "i32", high=4)), {"label_smoothing": 0.1}),
     Case("top_k", (T((9, 8)), T((9,), "i32", high=8)), {"k": 3}),
     *(Case(op, (T(s), T(s, low=-1.0))) for op in ("mse", "l1", "hinge", "mean_absolute_error", "binary_cross_entropy")

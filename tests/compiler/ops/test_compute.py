@@ -135,7 +135,8 @@ def computed() -> list[tuple[Work, np.ndarray]]:
     with IRBuilder() as ib, T.prim_func(s_tir=True):
         arena = T.arg("arena", T.buffer((index(top),), "uint8"))
         for w in work:
-            T.evaluate(tvm.ir.Call(module.get_global_var(w.function), [T.address_of(arena[index(o)]) for o in w.offsets],
+            T.evaluate(tvm.ir.Call(module.get_global_var(w.function),
+                                   [T.address_of(arena[index(o)]) for o in w.offsets],
                                    ret_ty="int32"))
     module["main"] = ib.get().with_attr("global_symbol", "main")
     memory = np.full(top, 0xAB, "uint8")
@@ -145,14 +146,16 @@ def computed() -> list[tuple[Work, np.ndarray]]:
     device = tvm.runtime.tensor(memory)
     tvm.compile(module, tvm.target.Target({"kind": "llvm", "opt-level": 0})).jit()["main"](device)
     memory = device.numpy()
-    return [(w, memory[w.offsets[-1]:w.offsets[-1] + w.want.nbytes].view(w.want.dtype).reshape(w.want.shape)) for w in work]
+    return [(w, memory[w.offsets[-1]:w.offsets[-1] + w.want.nbytes].view(w.want.dtype).reshape(w.want.shape))
+            for w in work]
 
 
 def test_every_primitive_computes_what_it_means(computed):
     wrong = []
     for w, got in computed:
         # A sum of many numbers is as exact as they are large.
-        size = max([np.abs(v).max() for v in w.operands if v.dtype.kind == "f"] if w.node.op in ("sum", "mean") else [0])
+        size = max([np.abs(v).max() for v in w.operands if v.dtype.kind == "f"] if w.node.op in ("sum",
+                                                                                                 "mean") else [0])
         error = relative_error(w.want, got) * np.abs(w.want).max() / max(size, np.abs(w.want).max()) \
             if np.isfinite(w.want).all() else relative_error(w.want, got)
         if not error < 3e-6:

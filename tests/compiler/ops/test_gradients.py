@@ -26,7 +26,8 @@ def weighed(graph: Graph, result: str) -> np.ndarray:
     b = Builder(graph)
     y = b.value(result)
     weights = np.random.default_rng(3).uniform(0.5, 1.5, y.shape).astype("float32")
-    total = b.op("sum", y * b.constant(weights, name="weights"), axes=tuple(range(y.type.rank)), keepdims=False, name="loss") \
+    total = b.op("sum", y * b.constant(weights, name="weights"), axes=tuple(range(y.type.rank)), keepdims=False,
+                 name="loss") \
         if y.shape else y * b.constant(weights, name="weights")
     graph.losses["loss"] = total.name
     graph.outputs.clear()
@@ -51,7 +52,8 @@ def test_finite_differences_agree(case):
         some = stream.permutation(direction.size)[:200]
         direction.flat[some] = stream.choice([-1.0, 1.0], some.size)
         h = 1e-5
-        up, down = (run(graph, {}, {**values, name: values[name] + s * h * direction}, "float64")[loss] for s in (1, -1))
+        up, down = (run(graph, {}, {**values, name: values[name] + s * h * direction}, "float64")[loss] for s in (1,
+                                                                                                                  -1))
         want = (up - down) / (2 * h)
         gradient = got.get(name, np.zeros(direction.shape))
         scale = np.abs(gradient * direction).sum() + np.abs(up) * 1e-3 + 1e-12
@@ -110,7 +112,8 @@ def test_gradients_can_be_differentiated(case):
     joint, names = differentiate(graph)
     b = Builder(joint)
     g = b.value(names["x0"])
-    joint.losses["loss"] = b.op("sum", b.op("square", g), axes=tuple(range(g.type.rank)), keepdims=False, name="second").name
+    joint.losses["loss"] = b.op("sum", b.op("square", g), axes=tuple(range(g.type.rank)), keepdims=False,
+                                name="second").name
     second, again = differentiate(joint)
     got = run(second, {}, values, "float64", every=True)
     for name in ("x0", "y.weight"):

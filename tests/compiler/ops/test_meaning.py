@@ -38,7 +38,8 @@ ONNX = {  # op → (ONNX op, its attributes from ours and the operand's rank, na
                                        "ceil_mode": int(a["ceil"])}),
     "avg_pool": ("AveragePool", lambda a: {"kernel_shape": a["kernel"], "strides": a["stride"],
                                            "pads": [*(p[0] for p in a["pad"]), *(p[1] for p in a["pad"])],
-                                           "ceil_mode": int(a["ceil"]), "count_include_pad": int(a["count_include_pad"])}),
+                                           "ceil_mode": int(a["ceil"]),
+                                           "count_include_pad": int(a["count_include_pad"])}),
     "lrn": ("LRN", lambda a: {"size": a["size"], "alpha": a["alpha"], "beta": a["beta"], "bias": a["k"]}),
     "batch_norm": ("BatchNormalization", lambda a: {"epsilon": a["eps"]}),
     "layer_norm": ("LayerNormalization", lambda a: {"epsilon": a["eps"], "axis": a["axes"][0]}),
@@ -52,7 +53,8 @@ ONNX = {  # op → (ONNX op, its attributes from ours and the operand's rank, na
     "concat": ("Concat", lambda a: {"axis": a["axis"]}),
     "matmul": ("Gemm", lambda a: {"transA": int(a["transpose_a"]), "transB": int(a["transpose_b"])}),
     **{ours: (theirs, lambda a: {}) for ours, theirs in {
-        "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "abs": "Abs", "sign": "Sign", "exp": "Exp",
+        "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "abs": "Abs", "sign": "Sign",
+        "exp": "Exp",
         "log": "Log", "sqrt": "Sqrt", "relu": "Relu", "selu": "Selu", "erf": "Erf", "hard_swish": "HardSwish",
         "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus", "flatten": "Flatten"}.items()},
 }

@@ -95,7 +95,8 @@ def test_reductions_and_softmax_of_any_axis(data):
     shape = data.draw(st.lists(sizes, min_size=2, max_size=4))
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     array = data.draw(st.sampled_from([np.random.default_rng(1).standard_normal, np.zeros]))(shape)
-    for op, given in (("softmax", {"axis": axis}), ("max", {"axes": (axis,), "keepdims": True}), ("mean", {"axes": (axis,)})):
+    for op, given in (("softmax", {"axis": axis}), ("max", {"axes": (axis,), "keepdims": True}),
+                      ("mean", {"axes": (axis,)})):
         graph = Graph()
         b = Builder(graph)
         x = b.input("x", TensorType("f32", (N, *shape[1:])), "input")

@@ -75,11 +75,14 @@ def test_names_and_origins_survive(mode):
 
 def test_the_given_graph_is_not_changed():
     graph, _ = net()
-    before = [(n.name, n.op, n.inputs) for n in graph.nodes()], dict(graph.outputs), dict(graph.losses), dict(graph.updates)
+    def state():
+        tables = (graph.outputs, graph.losses, graph.updates)
+        return [(n.name, n.op, n.inputs) for n in graph.nodes()], [dict(table) for table in tables]
+
+    before = state()
     for mode in ("deploy", "evaluate", "train"):
         expand(select_mode(graph, mode))
-    assert before == ([(n.name, n.op, n.inputs) for n in graph.nodes()], dict(graph.outputs), dict(graph.losses),
-                      dict(graph.updates))
+    assert state() == before
 
 
 def test_unknown_modes_are_refused():

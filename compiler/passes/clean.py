@@ -30,6 +30,8 @@ def clean(graph: Graph, context: Context) -> list[Rewrite]:
                 found = rule(graph, node)
                 if found is not None:
                     target, what = found
+                    if not _bears_origins(graph[target]) and name in graph.results():
+                        continue  # a result that is an input still is a layer of the user's
                     done.append(Rewrite(what, layers(node)))
                     _replace(graph, node, target)
                     changed = True
@@ -42,14 +44,22 @@ def clean(graph: Graph, context: Context) -> list[Rewrite]:
 
 
 def _replace(graph: Graph, node: Node, target: str) -> None:
-    """`target` takes the place of `node`, its origins included."""
-    graph.update(target, origins=unite([graph[target].origins, node.origins]) if not is_leaf(graph[target])
-                 else graph[target].origins)
-    if is_leaf(graph[target]):
-        for user in graph.users(node.name):
-            graph.update(user.name, origins=unite([user.origins, node.origins]))
+    """`target` takes the place of `node`, origins included: its own, and of what is computed for it alone."""
+    gone = [node.name]
+    results = graph.results()
+    for name in gone:
+        gone += [i for i in dict.fromkeys(graph[name].inputs)
+                 if i not in gone and i != target and i not in results and set(graph.nx.successors(i)) <= set(gone)]
+    origins = unite(graph[name].origins for name in gone)
+    for heir in [target] if _bears_origins(graph[target]) else [user.name for user in graph.users(node.name)]:
+        graph.update(heir, origins=unite([graph[heir].origins, origins]))
     graph.replace_uses(node.name, target)
     graph.remove(node.name)
+
+
+def _bears_origins(node: Node) -> bool:
+    """Inputs and parameters stand for themselves; the origins of what became one of them go to its readers."""
+    return node.op not in ("input", "parameter")
 
 
 # --- rules: node → the node that can stand in its place, and what to say -------------------------------------------------

@@ -18,6 +18,7 @@ from compiler.group import group, is_leaf
 from compiler.ir import DTYPES, Graph, Node, unite
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
+from compiler.passes.concat_gradients import concat_gradients
 from compiler.passes.expand import expand
 from compiler.views import place
 
@@ -185,6 +186,7 @@ def _price(region: Graph, context: Context) -> float:
     Outside training, what depends on weights alone is free: `prepare` computes it once.
     """
     region = expand(_differentiated(region) if context.training else region)
+    concat_gradients(region, context)
     fixed: set[str] = set()
     for node in region.sorted():
         if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):

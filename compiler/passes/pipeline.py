@@ -10,6 +10,7 @@ from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
     clean,
     collapse_linear_chains,
+    concat_gradients,
     fold_batch_norm,
     merge_sibling_convs,
     move_pooling,
@@ -20,7 +21,7 @@ from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved out of the way lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
-PRIMITIVES = ["clean"]      # on what is lowered
+PRIMITIVES = ["concat_gradients", "clean"]  # on what is lowered
 PIPELINE = [*LAYERS, *PRIMITIVES]
 
 

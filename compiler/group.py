@@ -16,6 +16,9 @@ from compiler.ops import REGISTRY
 
 VIEWS = ("reshape", "flatten")
 READS_ONCE = ("conv", "conv_weight_grad", "conv_input_grad", "sum", "mean", "max", "transpose", "pad", "slice")
+# Long polynomials that use their operand many times over: TVM's passes take the product of the uses along a chain, so one
+# such op never reads another (nor what another became) within a kernel.
+LONG = ("exp", "tanh", "sigmoid", "silu", "gelu", "erf", "elu", "selu", "softplus")
 
 
 @dataclass
@@ -55,8 +58,13 @@ def group(graph: Graph) -> list[Group]:
     home: dict[str, Group] = {}
     groups: list[Group] = []
     rank: dict[int, int] = {}
+    long: set[str] = set()  # nodes with a long op behind them in their kernel
     for node in order:
         host = _host(graph, node, home, rank, before)
+        if host is not None and node.op in LONG and any(i in long and home[i] is host for i in node.inputs):
+            host = None
+        if node.op in LONG or host is not None and any(i in long and home[i] is host for i in node.inputs):
+            long.add(node.name)
         if host is None:
             host = Group(node.name, [], update=node.name not in before)
             rank[id(host)] = len(groups)

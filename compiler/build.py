@@ -92,7 +92,12 @@ class Builder:
         return value if isinstance(value, Value) else self.constant(value, like.type.dtype if like else "f32")
 
     def input(self, name: str, type: TensorType, role: str = "scalar") -> Value:
-        """An input of the program: role "input", "label", or "scalar" for a number the runtime supplies each step."""
+        """An input of the program: role "input", "label", or "scalar" for a number the runtime supplies each step.
+
+        A scalar whose name is taken by the user's net is called `train/NAME`.
+        """
+        if name in self.graph and self.graph[name].attrs.get("role") != role:
+            name = f"train/{name}"
         if name in self.graph:
             return self.value(name)
         self.graph.add(Node(name, "input", (), type, {"role": role}))

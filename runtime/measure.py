@@ -37,7 +37,7 @@ def random_feeds(exe: Executable, program: str, sizes: dict[str, int], seed: int
         name = argument["name"]
         array = aligned(tuple(format.size(s, sizes) for s in argument["shape"]), argument["dtype"])
         if argument["role"] == "scalar":
-            array[...] = scalars.get(name, 1)
+            array[...] = scalars.get(name.removeprefix("train/"), 1)
         elif array.dtype.kind == "f":
             array[...] = stream.standard_normal(array.shape)
         else:

@@ -202,7 +202,7 @@ class _Run:
         step = self.state.step + 1
         known = {"lr": lr, "step": step, "seed": _step_seed(self.config.seed, step)}
         feeds = {name: arrays[name] for name in self.inputs}
-        feeds |= {name: np.asarray(known[name], dtype) for name, dtype in self.scalars.items()}
+        feeds |= {name: np.asarray(known[name.removeprefix("train/")], dtype) for name, dtype in self.scalars.items()}
         bound = self.executable.bind("step", feeds)
         bound(0, self.program["update_from"])
         loss = readings(self.program, bound.results)["loss"]

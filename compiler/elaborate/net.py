@@ -136,6 +136,15 @@ class NetBody(Body):
         if not self.graph.outputs:
             self.report.error("E0208", f"the net `{net.name}` has no output", net.span,
                               "add `output p = …`: what is deployed is what reaches an output")
+        # Programs hand all results back by name.
+        tables = {"a loss": self.graph.losses, "a metric": self.graph.metrics}
+        for kind, table in tables.items():
+            for name in self.graph.outputs.keys() & table.keys():
+                self.report.error("E0202", f"`{name}` is the name of an output and of {kind}", self.spans[name],
+                                  f"give one of them another name, such as `{kind.split()[1]} {name}_value = …`")
+        for name in self.graph.losses.keys() & self.graph.metrics.keys():
+            self.report.error("E0202", f"`{name}` is the name of a loss and of a metric", net.span,
+                              f"give one of them another name, such as `metric {name}_value = …`")
         labels = {node.name for node in self.graph.leaves("input") if node.attrs["role"] == "label"}
         for name, node in self.graph.outputs.items():
             reached = labels & (nx.ancestors(self.graph.nx, node) | {node})

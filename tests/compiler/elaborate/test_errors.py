@@ -249,3 +249,11 @@ def test_every_kind_of_argument_is_explained():
 
 def test_check_of_a_library_without_a_net():
     assert check("block f(x: tensor) -> y {\n  y = x -> relu\n}\n", name="lib.net") == []
+
+
+def test_results_share_one_space_of_names():
+    text = "net f { input x: f32[N, 3]\n label y: i32[N] in 3\n output loss = x -> softmax\n output accuracy = x\n" \
+           " loss cross_entropy(x, y)\n metric accuracy(x, y) }\n"
+    found = check(text, name="t.net")
+    assert [d.code for d in found] == ["E0202", "E0202"]
+    assert {d.span.line for d in found} == {3, 4} and all("another name" in d.hint for d in found)

@@ -62,7 +62,7 @@ def _bears_origins(node: Node) -> bool:
     return node.op not in ("input", "parameter")
 
 
-# --- rules: node → the node that can stand in its place, and what to say -------------------------------------------------
+# --- rules: node → the node that can stand in its place, and what to say ---------------------------------------------
 
 def _scalar(graph: Graph, name: str) -> float | None:
     """The number a node is, if it is a constant all of whose elements are equal."""
@@ -95,7 +95,8 @@ IDENTITIES: dict[str, list[tuple[str, Callable[[Graph, Node], str | None]]]] = {
     "mul": [("x * 1 -> x", _neutral(1, 1.0)), ("1 * x -> x", _neutral(0, 1.0))],
     "div": [("x / 1 -> x", _neutral(1, 1.0))],
     "neg": [("-(-x) -> x", _double_negation)],
-    "relu": [("relu(relu(x)) -> relu(x)", lambda graph, node: node.inputs[0] if graph[node.inputs[0]].op == "relu" else None)],
+    "relu": [("relu(relu(x)) -> relu(x)",
+              lambda graph, node: node.inputs[0] if graph[node.inputs[0]].op == "relu" else None)],
     "copy": [("copy(x) -> x", lambda graph, node: node.inputs[0])],
     "cast": [("cast to the type it has -> x", _view_of_view)],
     "reshape": [("reshape to the shape it has -> x", _view_of_view)],
@@ -124,8 +125,8 @@ def _fold(graph: Graph, node: Node) -> tuple[str, str] | None:
         return None
     value = REGISTRY[node.op].numpy(namespace(node.attrs), *[s.attrs["value"] for s in sources])
     value = np.asarray(value, DTYPES[node.type.dtype])
-    name = graph.add(Node(graph.fresh(f"{node.name}/folded"), "constant", (), node.type, {"value": value}, node.origins))
-    return name, f"{node.op} of constants is a constant"
+    folded = Node(graph.fresh(f"{node.name}/folded"), "constant", (), node.type, {"value": value}, node.origins)
+    return graph.add(folded), f"{node.op} of constants is a constant"
 
 
 def _common(graph: Graph, node: Node) -> tuple[str, str] | None:

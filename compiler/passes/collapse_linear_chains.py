@@ -1,7 +1,8 @@
-"""Linear layers that follow each other without anything between them become one, where the cost model says it saves work.
+"""Linear layers that follow each other with nothing between them become one, where the cost model says it saves work.
 
-W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2). The same holds of a convolution and a 1×1 one before or behind it, and of
-a dense layer that reads the flattened maps of a convolution. Products of weights are arithmetic on the user's parameters.
+W2 (W1 x + b1) + b2 = (W2 W1) x + (W2 b1 + b2). The same holds of a convolution and a 1×1 one before or behind it,
+and of a dense layer that reads the flattened maps of a convolution. Products of weights are arithmetic on the user's
+parameters.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Layer:
 
 
 class Layers:
-    """Layers by number, and what two of them make; a net has few different ones, so a long chain is quickly searched."""
+    """Layers by number, and what two of them make; a net has few different ones, so long chains are searched fast."""
 
     def __init__(self, context: Context):
         self.context = context
@@ -88,10 +89,11 @@ class Layers:
 
 
 @graph_pass("collapse_linear_chains", training=False,
-            reason="the product of two trained weights is not trained as the two are: the pass would change what is learned")
+            reason="the product of two trained weights is not trained as the two are: the pass would change what is "
+                   "learned")
 def collapse_linear_chains(graph: Graph, context: Context) -> list[Rewrite]:
-    """Makes one layer of dense layers, of convolutions and 1×1 convolutions, and of dense layers behind convolutions, that
-    follow each other with a single reader each."""
+    """Makes one layer of dense layers, of convolutions and 1×1 convolutions, and of dense layers behind convolutions,
+    that follow each other with a single reader each."""
     known = Layers(context)
     done: list[Rewrite] = []
     for chain in _chains(graph, done):
@@ -106,7 +108,7 @@ def collapse_linear_chains(graph: Graph, context: Context) -> list[Rewrite]:
 
 
 def _chains(graph: Graph, done: list[Rewrite]) -> list[list[str]]:
-    """The longest runs of linear layers, each of which reads the one before it; where others read it too, a run ends."""
+    """The longest runs of linear layers, each of which alone reads the one before it."""
     behind: dict[str, str] = {}
     for node in graph.sorted():
         if node.op not in ("dense", "conv") or not all(fixed(graph, i) for i in node.inputs[1:]):
@@ -138,7 +140,7 @@ def _layer(graph: Graph, node: Node) -> Layer:
     return Layer(node.op, tuple(sorted(node.attrs.items())), types[0], types[1], len(types) == 3)
 
 
-# --- what two layers make ------------------------------------------------------------------------------------------------
+# --- what two layers make --------------------------------------------------------------------------------------------
 
 def compose(first: Layer, second: Layer) -> Layer | str:
     """second ∘ first, or why no single layer does the same."""
@@ -164,7 +166,8 @@ def compose(first: Layer, second: Layer) -> Layer | str:
     if first.bias and second.padded:
         return "the padding between them is zeros, where the bias of the first would reach"
     step = first["stride"]
-    attrs = {**dict(second.attrs), "stride": _times(step, second["stride"]), "dilation": _times(step, second["dilation"]),
+    attrs = {**dict(second.attrs), "stride": _times(step, second["stride"]),
+             "dilation": _times(step, second["dilation"]),
              "pad": tuple((lo * s, hi * s) for (lo, hi), s in zip(second["pad"], step))}
     return _checked(first, second, "conv", attrs, first.x, (*shape, *second["kernel"]))
 
@@ -189,10 +192,10 @@ def _product(sizes: Sequence[Dim]) -> Dim:
     return total
 
 
-# --- which layers become one ---------------------------------------------------------------------------------------------
+# --- which layers become one -----------------------------------------------------------------------------------------
 
 def _cheapest(known: Layers, chain: list[int]) -> list[int]:
-    """Where to cut a chain so that its pieces, each one layer, take the least predicted time; fewer pieces where equal."""
+    """Where to cut a chain so that its pieces, each one layer, take the least predicted time."""
     best: list[tuple[float, int]] = [(0.0, 0)]
     cut = [0]
     for end in range(1, len(chain) + 1):
@@ -224,7 +227,7 @@ def _refusal(graph: Graph, known: Layers, names: list[str], numbers: list[int]) 
     return Rewrite(what, layers(*nodes), False, gain, why)
 
 
-# --- making it -----------------------------------------------------------------------------------------------------------
+# --- making it -------------------------------------------------------------------------------------------------------
 
 @dataclass(frozen=True)
 class Made:
@@ -275,7 +278,8 @@ def _multiply(b: Builder, known: Layers, parts: list[Made], numbers: list[int]) 
     for at in sorted(places, key=lambda at: (_product(parts[at].layer.x.shape[1:]), abs(2 * at - size))):
         left, right = known.whole(numbers[:at]), known.whole(numbers[at:])
         if not isinstance(left, str) and not isinstance(right, str) and not isinstance(known.pair(left, right), str):
-            return _product_of(b, _multiply(b, known, parts[:at], numbers[:at]), _multiply(b, known, parts[at:], numbers[at:]))
+            return _product_of(b, _multiply(b, known, parts[:at], numbers[:at]),
+                               _multiply(b, known, parts[at:], numbers[at:]))
     made = parts[-1]
     for part in reversed(parts[:-1]):
         made = _product_of(b, part, made)
@@ -315,11 +319,11 @@ def _weights(b: Builder, first: Made, second: Made, layer: Layer) -> tuple[Value
         rows = b.op("reshape", second.weight, shape=(outer, inner))
         weight = b.op("matmul", rows, columns, transpose_a=False, transpose_b=False)
         return b.op("reshape", weight, shape=layer.weight.shape), rows
-    # The first is 1×1: each tap of the second, [outer, inner], times it, which is what a 1×1 convolution of the taps does.
+    # The first is 1×1: each tap of the second, [outer, inner], times it: a 1×1 convolution of the taps.
     taps = b.op("reshape", second.weight, shape=(outer, inner, _product(second.weight.shape[2:])))
     read = first.weight.shape[1]
     turned = b.op("transpose", b.op("reshape", first.weight, shape=(inner, read)), order=(1, 0))
-    weight = b.op("conv", taps, b.op("reshape", turned, shape=(read, inner, 1)), kernel=(1,), stride=(1,), dilation=(1,),
-                  pad=((0, 0),), groups=1)
+    turned = b.op("reshape", turned, shape=(read, inner, 1))
+    weight = b.op("conv", taps, turned, kernel=(1,), stride=(1,), dilation=(1,), pad=((0, 0),), groups=1)
     seen = b.op("sum", taps, axes=(2,), keepdims=False) if first.bias is not None else None
     return b.op("reshape", weight, shape=layer.weight.shape), seen

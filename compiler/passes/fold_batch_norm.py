@@ -1,7 +1,7 @@
 """Batch normalization, scales and biases of channels become part of the convolution or dense layer beside them.
 
-y = x * s + t for each channel, behind a layer: W' = s W, b' = s b + t (Jacob et al., arXiv:1712.05877, section 3.2); before
-it: W' = W s, b' = b + W t. The new weights are arithmetic on the user's parameters, done when those are loaded.
+y = x * s + t for each channel, behind a layer: W' = s W, b' = s b + t (Jacob et al., arXiv:1712.05877, section 3.2);
+before it: W' = W s, b' = b + W t. The new weights are arithmetic on the user's parameters, done when those are loaded.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Found:
 
 
 @graph_pass("fold_batch_norm", training=False,
-            reason="in training, batch normalization depends on the batch, and a scale folded into a weight would change how "
-                   "both are learned")
+            reason="in training, batch normalization depends on the batch, and a scale folded into a weight would "
+                   "change how both are learned")
 def fold_batch_norm(graph: Graph, context: Context) -> list[Rewrite]:
     """Folds batch_norm, normalize, scale, and products and sums with one number a channel into the convolution or dense
     layer before or after them."""
@@ -109,7 +109,7 @@ def _gain(graph: Graph, context: Context, node: Node) -> float:
     return max(price(context, node.op, node.attrs, *types) - price(context, "copy", {}, node.type), 0.0)
 
 
-# --- behind a layer ------------------------------------------------------------------------------------------------------
+# --- behind a layer --------------------------------------------------------------------------------------------------
 
 def _fold_back(graph: Graph, context: Context, node: Node, found: Found) -> Rewrite | None:
     layer = graph[found.x]
@@ -142,7 +142,7 @@ def _rows(b: Builder, value: Value, rank: int) -> Value:
     return b.op("reshape", value, shape=(value.shape[0], *[1] * (rank - 1))) if value.shape else value
 
 
-# --- before a layer ------------------------------------------------------------------------------------------------------
+# --- before a layer --------------------------------------------------------------------------------------------------
 
 def _fold_forward(graph: Graph, context: Context, node: Node, found: Found) -> Rewrite | None:
     users = graph.users(node.name)

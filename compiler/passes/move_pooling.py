@@ -1,7 +1,8 @@
 """Pooling moves past the layers it commutes with, to where the two together are less work.
 
 Linear operations commute: a mean of 1×1 convolutions is the 1×1 convolution of a mean. Activations that never decrease
-commute with a maximum: f(max x) = max f(x). Weights and their gradients stay what they were, so this applies to training.
+commute with a maximum: f(max x) = max f(x). Weights and their gradients stay what they were, so this applies to
+training.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from compiler.passes.price import only_reader, price
 
 # Attributes under which each never decreases; where it is flat, its gradient is 0, so that ties change no gradient.
 MONOTONE: dict[str, Callable[[dict], bool]] = {
-    **{op: lambda a: True for op in ("relu", "relu6", "hard_tanh", "hard_sigmoid", "clip", "sigmoid", "tanh", "softplus",
-                                     "selu")},
+    **{op: lambda a: True for op in ("relu", "relu6", "hard_tanh", "hard_sigmoid", "clip", "sigmoid", "tanh",
+                                     "softplus", "selu")},
     "leaky_relu": lambda a: a["slope"] >= 0,
     "elu": lambda a: a["alpha"] >= 0,
 }
-EXPENSIVE = ("sigmoid", "tanh", "softplus", "selu", "elu")  # an exponential each, which even a fused kernel must compute
+EXPENSIVE = ("sigmoid", "tanh", "softplus", "selu", "elu")  # an exponential each, wherever they run
 
 
 @graph_pass("move_pooling")
@@ -68,7 +69,7 @@ def _global_mean(node: Node) -> bool:
     return node.op == "global_avg_pool" and node.attrs["keepdims"]
 
 
-# --- activation and maximum ----------------------------------------------------------------------------------------------
+# --- activation and maximum ------------------------------------------------------------------------------------------
 
 def _activation(graph: Graph, context: Context, act: Node, pool: Node) -> Rewrite:
     what = f"{act.op} · max_pool -> max_pool · {act.op}"
@@ -78,7 +79,7 @@ def _activation(graph: Graph, context: Context, act: Node, pool: Node) -> Rewrit
     if not _smaller(pool):
         return Rewrite(what, ours, False, why="the pool makes as many elements as it reads")
     maker = graph[act.inputs[0]]
-    # Behind a kernel that makes its operand an activation is free, but for the tensor it writes beside one that others read.
+    # Behind a kernel that makes its operand it is free, but for the tensor it writes beside one that others read.
     gain = 0.0
     if is_leaf(maker) or is_view(maker):
         gain += price(context, act.op, act.attrs, act.type)
@@ -90,7 +91,8 @@ def _activation(graph: Graph, context: Context, act: Node, pool: Node) -> Rewrit
         return Rewrite(what, ours, True, gain)
     if act.op in EXPENSIVE:
         return Rewrite(what, ours, True, 0.0, "fewer exponentials; no tensor more or less is moved")
-    return Rewrite(what, ours, False, 0.0, f"{act.op} costs nothing where it is, at the end of the kernel of {maker.op}")
+    why = f"{act.op} costs nothing where it is, at the end of the kernel of {maker.op}"
+    return Rewrite(what, ours, False, 0.0, why)
 
 
 def _smaller(pool: Node) -> bool:
@@ -102,7 +104,7 @@ def _reading(context: Context, node: Node) -> float:
     return price(context, "where_positive", {}, node.type, node.type) - price(context, "copy", {}, node.type)
 
 
-# --- mean and 1×1 --------------------------------------------------------------------------------------------------------
+# --- mean and 1×1 ----------------------------------------------------------------------------------------------------
 
 def _order(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite:
     what = f"{_title(first)} · {_title(second)} -> {_title(second)} · {_title(first)}"
@@ -139,7 +141,7 @@ def _pooled(pool: Node, x: TensorType) -> TensorType:
     return x.with_shape(*x.shape[:2], *[1] * (x.rank - 2))
 
 
-# --- the swap ------------------------------------------------------------------------------------------------------------
+# --- the swap --------------------------------------------------------------------------------------------------------
 
 def _swap(graph: Graph, first: Node, second: Node) -> None:
     """second(first(x)) becomes first(second(x)); each keeps its own name, origins, attributes and further operands."""

@@ -19,7 +19,7 @@ from compiler.passes.base import PASSES, Context, Rewrite
 from compiler.verify import verify
 from runtime.errors import NetcError
 
-# On the user's layers, before differentiation. What is folded or moved out of the way lets the passes behind it see more.
+# On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
 PRIMITIVES = ["concat_gradients", "clean"]  # on what is lowered
 PIPELINE = [*LAYERS, *PRIMITIVES]

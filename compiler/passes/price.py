@@ -1,4 +1,4 @@
-"""What passes on layers ask of a graph: the predicted time of an op that is not there yet, and who else reads a node."""
+"""What passes on layers ask of a graph: the predicted time of an op that is not there yet, who else reads a node."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def fixed(graph: Graph, name: str) -> bool:
 
 
 def become(graph: Graph, name: str, op: str, attrs: dict[str, Any], operands: list[Value], gone: list[str]) -> None:
-    """Node `name` becomes an `op` of `operands` and takes over the origins of the nodes in `gone` (readers first), which
-    nothing else reads and which are removed."""
+    """Node `name` becomes an `op` of `operands` and takes over the origins of the nodes in `gone` (readers first), that
+    nothing else reads and that are removed."""
     graph.update(name, op=op, attrs=attrs, inputs=tuple(v.name for v in operands),
                  origins=unite(graph[n].origins for n in [name, *gone]))
     for old in gone:

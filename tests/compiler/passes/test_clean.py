@@ -114,8 +114,8 @@ def test_an_output_that_is_an_input_keeps_its_layer():
 
 def test_large_constants_are_left_to_be_computed():
     size = module.FOLDED_SIZE // 4 + 1
-    result, _ = cleaned(build(lambda b, x: x + b.op("sum", b.op("broadcast_to", b.constant(np.ones(4)), shape=(size, 4)),
-                                                    axes=(0,), keepdims=False)))
+    result, _ = cleaned(build(lambda b, x: x + b.op(
+        "sum", b.op("broadcast_to", b.constant(np.ones(4)), shape=(size, 4)), axes=(0,), keepdims=False)))
     assert "broadcast_to" in ops(result)
 
 
@@ -173,7 +173,7 @@ def test_numbers_stay_on_random_nets(net):
                        ("step", lambda graph, options: programs.step(graph, config, options))):
         plain, made = make(net.graph, raw), make(net.graph, kept)
         assert len(made) <= len(plain)
-        start = values | {n.name: np.full(n.type.shape, 0.125) for n in plain.leaves("parameter") if n.name not in values}
+        start = {n.name: np.full(n.type.shape, 0.125) for n in plain.leaves("parameter")} | values
         before, after = (run(g, feeds, start, "float64") for g in (plain, made))
         for table in ("outputs", "losses", "metrics", "updates"):
             for key, node in getattr(plain, table).items():

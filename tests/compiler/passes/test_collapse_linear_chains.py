@@ -17,7 +17,8 @@ from compiler.text import to_text
 from compiler.verify import verify
 from tests.compiler.passes.nets import apply, context, net, ops, outputs
 
-QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None,
+                 suppress_health_check=list(HealthCheck))
 PASS = "collapse_linear_chains"
 SPECS = Path(__file__).parents[3] / "specs"
 DEEP_BOUND = 2e-5  # of 1000 orthogonal layers in f32, against f64

@@ -16,7 +16,8 @@ from tests.compiler.passes.nets import apply, constant, context, net, ops, outpu
 
 # Constants are f32 in the graph: with powers of two for divisors they are exact, and so is what is folded.
 MEAN, STD = [0.5, 0.25, 0.75], [0.25, 0.5, 2.0]
-QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None,
+                 suppress_health_check=list(HealthCheck))
 
 
 def taken(rewrites):
@@ -144,12 +145,13 @@ def chains(draw):
     n, y = net((draw(st.sampled_from([2, 4])), 5, 6))
     branch = None
     for _ in range(draw(st.integers(2, 7))):
-        kind = draw(st.sampled_from(["conv", "conv", "batch_norm", "normalize", "scale", "vector", "relu", "flatten", "join"]))
+        kind = draw(st.sampled_from(["conv", "conv", "batch_norm", "normalize", "scale", "vector", "relu", "flatten",
+                                     "join"]))
         channels, rank = y.shape[1], y.type.rank
         if kind == "conv" and rank == 4:
             made = n.call("conv", y, ch=draw(st.sampled_from([2, 4])), k=draw(st.integers(1, 3)),
-                          pad=draw(st.integers(0, 1)), stride=draw(st.integers(1, 2)), groups=draw(st.sampled_from([1, 2])),
-                          bias=draw(st.booleans()))
+                          pad=draw(st.integers(0, 1)), stride=draw(st.integers(1, 2)),
+                          groups=draw(st.sampled_from([1, 2])), bias=draw(st.booleans()))
         elif kind == "conv":
             made = n.call("dense", y, units=draw(st.integers(2, 4)), bias=draw(st.booleans()))
         elif kind == "normalize":

@@ -13,7 +13,8 @@ from compiler.text import to_text
 from compiler.verify import verify
 from tests.compiler.passes.nets import TOLERANCE, apply, context, net, ops, outputs
 
-QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None,
+                 suppress_health_check=list(HealthCheck))
 PASS = "move_pooling"
 
 
@@ -52,7 +53,8 @@ def test_an_activation_with_a_kernel_of_its_own_moves():
     graph, (rewrite,) = apply(PASS, n)
     assert ops(graph) == ["max_pool", "relu"] and rewrite.taken and rewrite.gain > 0
     text = to_text(graph)
-    assert "%v1 = max_pool(%image)" in text and "%v0 = relu(%v1) {} : f32[N, 3, 4, 4]" in text and "output y = %v0" in text
+    assert "%v1 = max_pool(%image)" in text and "%v0 = relu(%v1) {} : f32[N, 3, 4, 4]" in text
+    assert "output y = %v0" in text
     assert [o.layer for o in graph["v0"].origins] == ["v0"]
 
 
@@ -146,8 +148,8 @@ def chains(draw):
                           groups=draw(st.sampled_from([1, 2])), bias=draw(st.booleans()))
         elif kind in ("avg_pool", "max_pool"):
             include = {"count_include_pad": draw(st.booleans())} if kind == "avg_pool" else {}
-            made = n.call(kind, y, k=draw(st.integers(2, 3)), stride=draw(st.integers(1, 3)), pad=draw(st.integers(0, 1)),
-                          ceil=draw(st.booleans()), **include)
+            made = n.call(kind, y, k=draw(st.integers(2, 3)), stride=draw(st.integers(1, 3)),
+                          pad=draw(st.integers(0, 1)), ceil=draw(st.booleans()), **include)
         elif kind == "activation":
             op = draw(st.sampled_from(sorted(move_pooling.MONOTONE)))
             made = n.call(op, y, **({"low": -0.5, "high": 0.9} if op == "clip" else {}))

@@ -7,30 +7,44 @@ that run. Each value it makes is a parameter `packed/…` of the flat buffer, wh
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import networkx as nx
 
 from compiler.group import is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
+from compiler.passes.clean import node_key
 
 
 def hoist(graphs: Mapping[str, Graph]) -> Graph | None:
     """Changes `graphs` in place to read packed values, and returns the program that makes these; None if there are none."""
     prepare = Graph("prepare")
-    for graph in graphs.values():
+    for program, graph in graphs.items():
+        placed: dict[str, str] = {}
         for name in _frontier(graph):
-            node = graph[name]
-            packed = f"packed/{name}"
+            needed = nx.ancestors(graph.nx, name) | {name}
+            for source in graph.sorted():
+                if source.name in needed and source.name not in placed:
+                    placed[source.name] = _place(prepare, source, placed, program)
+            packed = f"packed/{placed[name]}"
             if packed not in prepare:
-                for source in graph.sorted():
-                    if source.name not in prepare and (source.name == name or nx.has_path(graph.nx, source.name, name)):
-                        prepare.add(source)
-                prepare.add(Node(packed, "parameter", (), node.type, {"packed": True}))
-                prepare.updates[packed] = name
+                prepare.add(Node(packed, "parameter", (), graph[name].type, {"packed": True}))
+                prepare.updates[packed] = placed[name]
             graph.add(prepare[packed])
             graph.replace_uses(name, packed)
         graph.prune(keep=lambda node: node.op == "input")
     return prepare if prepare.updates else None
+
+
+def _place(prepare: Graph, source: Node, placed: Mapping[str, str], program: str) -> str:
+    """Adds a node of a program and returns its name there. Programs share what is the same; where passes did different
+    things to two programs, nodes of one name may differ, and the later one is named under its program."""
+    node = replace(source, inputs=tuple(placed[i] for i in source.inputs))
+    if node.name not in prepare:
+        return prepare.add(node)
+    if node.op == "parameter" or node_key(node) == node_key(prepare[node.name]):
+        return node.name
+    return prepare.add(replace(node, name=prepare.fresh(f"{program}/{node.name}")))
 
 
 def _frontier(graph: Graph) -> list[str]:

@@ -133,14 +133,15 @@ def _common(graph: Graph, node: Node) -> tuple[str, str] | None:
     """An equal node that stands earlier: same op, attributes and operands."""
     if node.op == "random_uniform":
         return None
-    key = _key(node)
+    key = node_key(node)
     for twin in (graph.users(node.inputs[0]) if node.inputs else ()):
-        if twin.name != node.name and twin.op == node.op and twin.inputs == node.inputs and _key(twin) == key:
+        if twin.name != node.name and twin.op == node.op and twin.inputs == node.inputs and node_key(twin) == key:
             return twin.name, f"{node.op} is computed once instead of twice"
     return None
 
 
-def _key(node: Node) -> Hashable:
+def node_key(node: Node) -> Hashable:
+    """Equal for nodes that compute the same of the same operands."""
     return node.op, node.inputs, node.type, tuple(sorted((k, _frozen(v)) for k, v in node.attrs.items()))
 
 

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compiler import programs
 from compiler.elaborate import load
 from compiler.initialize import initialize
 from compiler.interpret import relative_error, run
 from compiler.passes import collapse_linear_chains  # noqa: F401  (declares the pass)
 from compiler.passes.base import PASSES
 from compiler.passes.pipeline import optimize
+from compiler.prepare import hoist
 from compiler.text import to_text
 from compiler.verify import verify
 from tests.compiler.passes.nets import apply, context, net, ops, outputs
@@ -194,3 +196,20 @@ def test_numbers_stay_on_random_chains(n):
     assert all(r.why for r in rewrites if not r.taken)
     after = PASSES[PASS].run(graph, context())
     assert not any(r.taken for r in after)
+
+
+def test_programs_whose_chains_differ_share_no_wrong_weight():
+    """A loss that reads the second of four layers: `run` makes one layer of them, `evaluate` two, named alike."""
+    n = chain((9,), dense(9), dense(9), dense(9), dense(9))
+    n.graph.losses["loss"] = n.call("mean", n.call("square", n.values[1])).name
+    graphs = {"run": programs.run(n.graph), "evaluate": programs.evaluate(n.graph)}
+    values, feeds = {k: v.astype("f8") for k, v in n.parameters().items()}, n.feeds(2)
+    before = {name: run(graph, feeds, values, "float64") for name, graph in graphs.items()}
+    prepare = hoist(graphs)
+    made = run(prepare, {}, values | {k: np.zeros(prepare[k].type.shape) for k in prepare.updates}, "float64")
+    values |= {packed: made[node] for packed, node in prepare.updates.items()}
+    for name, graph in graphs.items():
+        assert sum(node.op == "matmul" for node in graph.nodes()) == {"run": 1, "evaluate": 2}[name]
+        after = run(graph, feeds, values, "float64")
+        for node in graph.results():
+            assert relative_error(before[name][node], after[node]) <= 1e-12

@@ -56,10 +56,10 @@ class Net:
         manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
         return Artifact(manifest, members)
 
-    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0) -> Executable:
+    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1) -> Executable:
         """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization."""
         from runtime.execute import Executable
-        return Executable(self.build(mode, target, params, seed))
+        return Executable(self.build(mode, target, params, seed, batch))
 
 
 def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,

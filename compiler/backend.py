@@ -25,7 +25,9 @@ class CpuBackend:
         cpu.emit(kernel, self.cpu, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
-        built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
+        # LLVM finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
+        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+            built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "host.o")
             built.mod.write_to_file(path)

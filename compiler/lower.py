@@ -213,16 +213,18 @@ class _Views:
         return Operand(node.type, self.shape(node.type), lambda idx: buffer[tuple(idx) or (0,)], buffer=buffer)
 
     def store(self, idx: tuple, value: Any) -> None:
-        values = {self.group.anchor: value}
+        # What is read from memory exists before the first store, which may overwrite it. What is computed from that is not
+        # bound: TVM's analyzer fails on comparisons of bound vectors that read no memory.
+        several = len(self.group.results) > 1
+        values = {self.group.anchor: T.bind(value) if several else value}
         for name in self.group.members:
             node = self.graph[name]
             if name not in values:
-                operands = [values[i] if i in values else self.operand(i).broadcast(idx) for i in node.inputs]
-                values[name] = REGISTRY[node.op].scalar(scalar, namespace(node.attrs), *operands)
-            reads = sum(i == name for m in self.group.members for i in self.graph[m].inputs)
-            # All values exist before the first store: a store may overwrite what another value reads.
-            if reads > 1 or len(self.group.results) > 1:
-                values[name] = T.bind(values[name])
+                for source in node.inputs:
+                    if source not in values:
+                        read = self.operand(source).broadcast(idx)
+                        values[source] = T.bind(read) if several and self.graph[source].op != "constant" else read
+                values[name] = REGISTRY[node.op].scalar(scalar, namespace(node.attrs), *(values[i] for i in node.inputs))
         for name in self.group.results:
             T.buffer_store(self.buffers[name], values[name], list(idx) or [0])
 

@@ -16,7 +16,7 @@ from compiler.ir import DTYPES
 
 TVM_DTYPES = {**DTYPES, "u64": "uint64"}
 
-log, sqrt, log1p = T.log, T.sqrt, T.log1p
+log, sqrt = T.log, T.sqrt
 maximum, minimum, floordiv, floormod = T.max, T.min, T.floordiv, T.floormod
 
 
@@ -93,6 +93,8 @@ def rsqrt(value: Any) -> Any:
 ERF = (1.1283792100207526, 0.6366164254205966, 0.10281488004628217, -0.01932301401493408, 0.00020748068109044393,
        0.0012505115664180472, -0.0003805761616387515, 4.065151181756321e-05)  # -log(erfc(x))/x on [0, 3.95], minimax
 
+LOG1P = (0.9999999705406568, -0.49999501516786526, 0.3331927134249213, -0.24844369892403634, 0.19111431080335567,
+         -0.1367476970500946, 0.07836166801253061, -0.029588507389053133, 0.005253457796061413)  # log(1+x)/x, Chebyshev
 
 def polynomial(value: Any, coefficients: Sequence[float]) -> Any:
     """coefficients[0] + coefficients[1] * value + … by Horner's rule."""
@@ -152,6 +154,13 @@ def tanh(value: Any) -> Any:
 def sigmoid(value: Any) -> Any:
     one = const_like(1, value)
     return one / (one + exp(-value))
+
+
+def log1p(value: Any) -> Any:
+    """log(1 + x), for f32 between 0 and 1 only. (TVM takes its own apart into scalar calls, and loses bound vectors there.)"""
+    if dtype_of(value) != "float32":
+        return T.log1p(value)
+    return value * polynomial(value, LOG1P)
 
 
 def erf(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import tvm
 
 from compiler.schedule import cpu
-from compiler.target import parse_cpu
+from compiler.target import parse_cpu, required_features
 from runtime.errors import NetcError
 
 
@@ -35,8 +35,8 @@ class CpuBackend:
                 return {"host.o": stream.read()}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm.get("mcpu"),
-                "triple": self.cpu.llvm.get("mtriple"), "lanes": self.cpu.lanes}
+        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm["mcpu"], "lanes": self.cpu.lanes,
+                "machine": self.cpu.llvm["mtriple"].partition("-")[0], "features": required_features(self.cpu)}
 
 
 class CudaBackend:

@@ -62,7 +62,7 @@ def parse_cpu(text: str) -> Cpu:
 
 def host() -> Cpu:
     """The machine this runs on: LLVM's name of it, and limits from what Linux reports."""
-    from tvm.target import Target, codegen
+    from tvm.target import codegen
 
     if platform.machine().lower() in ("aarch64", "arm64"):
         base, flags = CPUS["aarch64"], None
@@ -72,10 +72,18 @@ def host() -> Cpu:
         base = CPUS["x86-64-v4" if wide else "x86-64-v3" if {"avx2", "fma"} <= flags else "generic"]
     llvm = {**base.llvm, "mcpu": codegen.llvm_get_system_cpu()}
     # A virtual machine may hide features its CPU has: then LLVM must not compile for that CPU by name.
-    assumed = {str(feature) for feature in codegen.llvm_get_cpu_features(Target(llvm))} & VECTOR_FEATURES
-    if flags is not None and not assumed <= flags:
+    if flags is not None and not set(required_features(replace(base, llvm=llvm))) <= flags:
         llvm = base.llvm
     return replace(base, name="cpu", llvm=llvm, l1=_cache(1, base.l1), l2=_cache(2, base.l2))
+
+
+def required_features(cpu: Cpu) -> list[str]:
+    """The vector features, by Linux's names, that code compiled for `cpu` needs of the machine it runs on."""
+    from tvm.target import Target, codegen
+
+    if not cpu.llvm["mtriple"].startswith("x86_64"):
+        return []
+    return sorted({str(feature) for feature in codegen.llvm_get_cpu_features(Target(cpu.llvm))} & VECTOR_FEATURES)
 
 
 def _flags() -> frozenset[str]:

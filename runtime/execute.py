@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import math
 import os
+import platform
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -238,6 +239,7 @@ _RUNTIME: ctypes.CDLL | None = None
 def _load(artifact: format.Artifact) -> Any:
     """The functions of an artifact's host object, by symbol."""
     global _RUNTIME
+    _check_machine(artifact.manifest["target"], artifact.path or artifact.manifest["net"])
     import tvm_ffi_orcjit
     if _RUNTIME is None:
         os.environ.setdefault("TVM_BIND_THREADS", "0")
@@ -252,6 +254,24 @@ def _load(artifact: format.Artifact) -> Any:
         return host
     from runtime.cuda import Gpu
     return Gpu(host, artifact.members, artifact.manifest["programs"])
+
+
+def _check_machine(target: Mapping[str, Any], name: str) -> None:
+    """Raises NetcError E0608 for code of another processor, which would crash."""
+    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    machine = target.get("machine", "x86_64")
+    if machine != here:
+        raise NetcError("E0608", f"{name} holds {machine} code for {target['name']}; this machine is {here}",
+                        "compile it for this machine (--target cpu), or run it where it belongs")
+    needed = target.get("features")
+    if not needed or not os.path.exists("/proc/cpuinfo"):
+        return
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
+        flags = next((line.partition(":")[2].split() for line in stream if line.startswith("flags")), needed)
+    missing = sorted(set(needed) - set(flags))
+    if missing:
+        raise NetcError("E0608", f"{name} is compiled for {target['name']} and needs {', '.join(missing)}, which this "
+                        "machine's CPU lacks", "compile it for this machine (--target cpu), or for cpu:generic")
 
 
 def use_threads(count: int | None) -> None:

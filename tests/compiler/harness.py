@@ -24,7 +24,8 @@ def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = 
     backend.cpu = target
     members = backend.members(lowering.module, {})
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
-    manifest = {"net": "test", "inputs": [e for g in graphs.values() for e in input_entries(g)], "programs": programs,
+    manifest = {"net": "test", "target": backend.describe(), "programs": programs,
+                "inputs": [e for g in graphs.values() for e in input_entries(g)],
                 "parameters": [parameter_entry(nodes[p], s) for p, s in slots.items()],
                 "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0), "tvm": tvm.__version__}
     exe = Executable(Artifact(manifest, members))

@@ -257,11 +257,11 @@ def _load(artifact: format.Artifact) -> Any:
 
 
 def _check_machine(target: Mapping[str, Any], name: str) -> None:
-    """Raises NetcError E0608 for code of another processor, which would crash."""
+    """Raises NetcError E0609 for code of another processor, which would crash."""
     here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     machine = target.get("machine", "x86_64")
     if machine != here:
-        raise NetcError("E0608", f"{name} holds {machine} code for {target['name']}; this machine is {here}",
+        raise NetcError("E0609", f"{name} holds {machine} code for {target['name']}; this machine is {here}",
                         "compile it for this machine (--target cpu), or run it where it belongs")
     needed = target.get("features")
     if not needed or not os.path.exists("/proc/cpuinfo"):
@@ -270,7 +270,7 @@ def _check_machine(target: Mapping[str, Any], name: str) -> None:
         flags = next((line.partition(":")[2].split() for line in stream if line.startswith("flags")), needed)
     missing = sorted(set(needed) - set(flags))
     if missing:
-        raise NetcError("E0608", f"{name} is compiled for {target['name']} and needs {', '.join(missing)}, which this "
+        raise NetcError("E0609", f"{name} is compiled for {target['name']} and needs {', '.join(missing)}, which this "
                         "machine's CPU lacks", "compile it for this machine (--target cpu), or for cpu:generic")
 
 

@@ -17,7 +17,7 @@ def test_another_kind_of_processor():
     target = "cpu:aarch64" if X86 else "cpu:generic"
     with pytest.raises(NetcError) as caught:
         Executable(netc.load(SPEC).build(target=target))
-    assert caught.value.code == "E0608" and target in caught.value.message
+    assert caught.value.code == "E0609" and target in caught.value.message
 
 
 def test_instructions_the_processor_lacks():
@@ -25,4 +25,4 @@ def test_instructions_the_processor_lacks():
     artifact.manifest["target"]["features"] = ["fma", "no_such_feature"]
     with pytest.raises(NetcError) as caught:
         Executable(artifact)
-    assert caught.value.code == "E0608" and "no_such_feature" in caught.value.message
+    assert caught.value.code == "E0609" and "no_such_feature" in caught.value.message

@@ -68,7 +68,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; every mistake of the user ends in a coded message and exit code 1 (2 for wrong usage)."""
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        sys.exit(cli.main(prog_name="netc", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as problem:

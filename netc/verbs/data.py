@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 
-@click.command("data")
+@click.command("data", epilog="\b\nExamples:\n  netc data list\n  netc data mnist --to data")
 @click.argument("name", metavar="list | NAME")
 @click.option("--to", default="data", show_default=True, metavar="DIR",
               type=click.Path(file_okay=False, path_type=Path), help="The set is put into DIR/NAME.")

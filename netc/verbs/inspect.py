@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -20,7 +21,7 @@ def command(artifact: str, as_json: bool, extract: str | None) -> int:
     if extract:
         if extract not in found.members:
             raise NetcError("E0607", f"{artifact} has no member `{extract}`", f"it has {', '.join(found.members)}")
-        click.get_binary_stream("stdout").write(found.members[extract])
+        sys.stdout.buffer.write(found.members[extract])
         return 0
     if as_json:
         click.echo(json.dumps(manifest, indent=1))

@@ -28,6 +28,12 @@ class Window(Op):
         for (lo, hi), k, d in zip(pad, kernel, dilation):
             require(max(lo, hi) < (k - 1) * d + 1, "E0409",
                     f"padding of {lo} and {hi} is not smaller than the window of {k}", argument="pad")
+        for size, k, s, d, (lo, hi) in zip(x.shape[2:], kernel, stride, dilation, pad):
+            if isinstance(size, int) and d > 1:
+                starts = [i * s - lo for i in range(window_size(size, k, s, d, (lo, hi), given.ceil))]
+                require(all(any(0 <= at + i * d < size for i in range(k)) for at in starts), "E0409",
+                        f"a window of {k} with dilation {d} lies wholly in the padding of {size}",
+                        "use less padding or a smaller dilation", "pad")
         return {"kernel": kernel, "stride": stride, "dilation": dilation, "pad": pad, "ceil": given.ceil}
 
     def infer(self, a, x):

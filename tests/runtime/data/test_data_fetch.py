@@ -110,16 +110,42 @@ def test_fashion_mnist_from_debian(tmp_path, debian):
     assert read(fetch("fashion-mnist", tmp_path / "d")) == CONTENT
 
 
-def test_fashion_mnist_damaged_or_missing(tmp_path, debian):
+def test_fashion_mnist_damaged(tmp_path, debian):
     whole = (debian / f"{FILES[1]}.gz").read_bytes()
     for content in (b"no gzip", whole[:-9]):
         (debian / f"{FILES[1]}.gz").write_bytes(content)
         with pytest.raises(NetcError, match="E0572"):
             fetch("fashion-mnist", tmp_path / "d")
+
+
+def tool(folder, name, script):
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_fashion_mnist_is_downloaded_where_the_package_is_not_installed(tmp_path, debian, monkeypatch):
+    monkeypatch.setattr(module, "DEBIAN_FOLDER", module.Path("/nowhere/fashion"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    tool(tmp_path / "bin", "apt-get", '[ "$1" = download ] && echo package > "$3.deb"')
+    tool(tmp_path / "bin", "dpkg-deb", f'grep -q package "$2" && mkdir -p "$3/nowhere" && cp -r {debian} "$3/nowhere/fashion"')
+    assert read(fetch("fashion-mnist", tmp_path / "d")) == CONTENT
     (debian / f"{FILES[1]}.gz").unlink()
-    with pytest.raises(NetcError) as caught:
+    with pytest.raises(NetcError, match="E0572"):
+        fetch("fashion-mnist", tmp_path / "e")
+
+
+def test_no_debian_package(tmp_path, debian, monkeypatch):
+    (debian / f"{FILES[1]}.gz").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(NetcError) as missing:
         fetch("fashion-mnist", tmp_path / "d")
-    assert caught.value.code == "E0571" and "dataset-fashion-mnist" in caught.value.hint
+    tool(tmp_path / "bin", "apt-get", "echo E: no such package >&2; exit 100")
+    with pytest.raises(NetcError) as failed:
+        fetch("fashion-mnist", tmp_path / "d")
+    assert "apt-get is not installed" in missing.value.message and "E: no such package" in failed.value.message
+    assert {e.value.code for e in (missing, failed)} == {"E0571"} and "dataset-fashion-mnist" in failed.value.hint
+    assert os.listdir(tmp_path / "d") == []
 
 
 def test_unknown_set_and_unwritable_folder(tmp_path, debian):

@@ -65,6 +65,10 @@ class Builder(Transformer):
         parameters = c[2] if len(c) == 5 else ()
         return t.Net(self.span(c[0], c[-2][-1]), c[1].value, parameters, tuple(c[-2][1:-1]))
 
+    def rule(self, c: list) -> t.Rule:
+        condition = c[8] if c[7].type == "WHEN" else None
+        return t.Rule(self.span(c[0], c[-2]), c[1].value, c[2], c[4], c[6], condition)
+
     def parameters(self, c: list) -> tuple[t.Parameter, ...]:
         return tuple(p for p in c if isinstance(p, t.Parameter))
 

@@ -12,10 +12,10 @@ WORDS = {
     "value": "a value", "operator": "an operator", "NAME": "a name", "NUMBER": "a number",
     "STRING": "a string in quotes", "AS": "`as`", "EQUAL": "`=`", "COLON": "`:`", "IN": "`in`", "LPAR": "`(`",
     "LSQB": "`[`", "COMMA": "`,`", "RPAR": "`)`", "RSQB": "`]`", "ARROW": "`->`", "LBRACE": "`{`", "RBRACE": "`}`",
-    "ELSE": "`else`", "NEWLINE": "the end of the line",
+    "ELSE": "`else`", "THEN": "`=>`", "WHEN": "`when`", "NEWLINE": "the end of the line",
 }
 ORDER = ("value", "NAME", "NUMBER", "STRING", "AS", "EQUAL", "COLON", "IN", "LPAR", "LSQB", "COMMA", "RPAR", "RSQB",
-         "ARROW", "operator", "LBRACE", "RBRACE", "ELSE", "NEWLINE")
+         "ARROW", "operator", "THEN", "WHEN", "LBRACE", "RBRACE", "ELSE", "NEWLINE")
 
 
 def in_words(names: set[str]) -> str:
@@ -49,7 +49,7 @@ class Explainer:
 
     def __init__(self, source: Source, tokens: Sequence[Token], first: int, at: int, row: set[str], where: str):
         self.source, self.tokens, self.first, self.at, self.row = source, tokens, first, at, row
-        self.where = where  # "file", "body" or "section": what the statement stands in
+        self.where = where  # "file", "body", "rule" or "section": what the statement stands in
         self.token = tokens[at]
         self.start = tokens[first]
         self.before = tokens[at - 1] if at > first else None
@@ -77,7 +77,7 @@ class Explainer:
         if start.type == "ELSE" and self.at == self.first:
             return Diagnostic("E0105", "`else` without an `if` before it", self._at(start),
                               "it stands behind the `}` of an `if`")
-        if start.type != "NAME" or self.at != self.first + 1:
+        if start.type != "NAME" or self.at != self.first + 1 or self.where == "rule":
             return None
         word = start.value
         if self.where == "section":
@@ -112,7 +112,8 @@ class Explainer:
         else:
             guess = None
         shown = found(start if start.type == "NAME" else self.token)
-        return Diagnostic("E0105", f"expected import, let, block, net, data or train, found {shown}", self._at(start),
+        return Diagnostic("E0105", f"expected import, let, block, net, rule, data or train, found {shown}",
+                          self._at(start),
                           guess or "a file is made of these declarations")
 
     # --- a keyword where a name should stand ---------------------------------------------------------------------
@@ -140,7 +141,8 @@ class Explainer:
         token, before = self.token, self.before
         after = f" after {found(before)}" if before is not None and before.type not in ("NEWLINE", "BROKEN") else ""
         if self.at == self.first:
-            wanted = {"file": "a declaration", "body": "a statement", "section": "a setting"}[self.where]
+            wanted = {"file": "a declaration", "body": "a statement", "section": "a setting",
+                      "rule": "the end of the rule" if self.row == {"RBRACE"} else "a pattern"}[self.where]
         else:
             wanted = in_words(self.row)
         return Diagnostic("E0101", f"expected {wanted}{after}, found {found(token)}", self._at(token), self._hint())
@@ -173,9 +175,17 @@ class Explainer:
             return "comparisons do not chain: write `a < b and b < c`"
         if kind == "LBRACE" and start.type == "BLOCK" and "ARROW" in row:
             return "a block names its results: `block f(x: tensor) -> y {`"
+        if self.where == "rule" and self.at == self.first and row == {"RBRACE"}:
+            return "a rule has one rewrite: `pattern => replacement when condition`; give each its own rule"
+        if self.where == "rule" and (self.at == self.first or "THEN" in row or "WHEN" in row) and not self._in_brackets():
+            return "a rule is written `rule f(x: tensor) { pattern => replacement when condition }`"
+        if start.type == "RULE" and row == {"LPAR"}:
+            return "a rule lists the names of its pattern: `rule f(x: tensor) { … }`"
+        if kind == "THEN":
+            return "`=>` stands in rules: `rule f(x: tensor) { pattern => replacement }`"
         if kind == "ARROW" and start.type == "NET":
             return "a net has no results in its first line; they are its `output` lines"
-        if kind == "RBRACE" or kind == "LBRACE" and start.type not in ("IF", "NET", "BLOCK", "DATA", "TRAIN"):
+        if kind == "RBRACE" or kind == "LBRACE" and start.type not in ("IF", "NET", "BLOCK", "RULE", "DATA", "TRAIN"):
             return "lists stand in [ ]; { } only hold the bodies of declarations and `if`"
         if start.type == "IMPORT":
             return 'write `import "blocks.net" as b`'

@@ -181,9 +181,11 @@ class _Printer:
         return 0
 
     def separate(self, previous: t.Tree | None, declaration: t.Tree) -> None:
-        """One blank line between declarations; imports and lets may stand together."""
-        small = (t.Import, t.Let)
-        if not (isinstance(previous, small) and isinstance(declaration, small)):
+        """One blank line between declarations; imports, lets and rules of one line may stand together."""
+        def small(part: t.Tree | None) -> bool:
+            return isinstance(part, (t.Import, t.Let)) or isinstance(part, t.Rule) and self.one_line(part) != ""
+
+        if not (small(previous) and small(declaration)):
             self.lines.append("")
             self.opened = True
 
@@ -197,6 +199,14 @@ class _Printer:
             case t.Section(kind=kind, name=name, settings=settings):
                 self.put(f"{kind} {name} {{")
                 self.body(declaration.span, settings, self.settings, 0)
+            case t.Rule() if line := self.one_line(declaration):
+                self.put(line)
+                self.finish(_end(declaration.span), 0)
+            case t.Rule():
+                self.put(f"rule {declaration.name}")
+                self.parameters(declaration)
+                self.put(" {")
+                self.body(declaration.span, (declaration,), self.rewrite, 0)
             case t.Net() | t.Block():
                 self.put(f"{'net' if isinstance(declaration, t.Net) else 'block'} {declaration.name}")
                 self.parameters(declaration)
@@ -206,14 +216,14 @@ class _Printer:
                 self.put(" {")
                 self.body(declaration.span, declaration.body, self.statements, 0)
 
-    def parameters(self, declaration: t.Net | t.Block) -> None:
+    def parameters(self, declaration: t.Net | t.Block | t.Rule) -> None:
         if declaration.parameters:
             # The closing parenthesis has no place in the tree.
             last = declaration.parameters[-1].span
             line = self.closer_line(last)
             span = Span(last.source, last.line, last.column, line, last.end_column + 1 if line == last.end_line else 1)
             self.items("(", ")", declaration.parameters, self.parameter, span, declaration.span.line)
-        elif isinstance(declaration, t.Block):
+        elif not isinstance(declaration, t.Net):
             self.put("()")
 
     def closer_line(self, last: Span) -> int:
@@ -240,6 +250,44 @@ class _Printer:
         shown = [target.name + (f": {self.type(target.type)}" if target.type else "") for target in targets]
         self.put(", ".join(shown))
 
+    # --- rules ---------------------------------------------------------------------------------------------------
+
+    def one_line(self, rule: t.Rule) -> str:
+        """A rule that stands on one line, has no comments inside and fits there; else nothing."""
+        span = rule.span
+        if span.line != span.end_line or any(_start(span) < _start(c) < _end(span) for _, c in self.comments):
+            return ""
+        outside, self.pieces = self.pieces, []
+        self.put(f"rule {rule.name}")
+        self.parameters(rule)
+        self.put(" { ")
+        self.sides(rule)
+        self.put(" }")
+        inside, self.pieces = self.pieces, outside
+        line = "".join(p if isinstance(p, str) else p.flat for p in inside if not isinstance(p, Open))
+        return line if len(line) <= WIDTH else ""
+
+    def rewrite(self, parts: Sequence[t.Rule], indent: int) -> None:
+        """The body of a rule."""
+        rule, = parts
+        self.comments_before(_start(rule.pattern.span), indent)
+        self.blank_line(rule.pattern.span.line)
+        self.sides(rule)
+        self.finish(_end((rule.condition or rule.replacement).span), indent)
+
+    def sides(self, rule: t.Rule) -> None:
+        """`pattern => replacement when condition`; breaks are kept before `=>` and `when`."""
+        group = self.group(PIPE_WIDTH)
+        self.expression(rule.pattern)
+        self.may_break(group, " ", rule.pattern.span.end_line, _start(rule.replacement.span))
+        self.put("=> ")
+        self.expression(rule.replacement)
+        if rule.condition is not None:
+            self.may_break(group, " ", rule.replacement.span.end_line, _start(rule.condition.span))
+            self.put("when ")
+            self.expression(rule.condition)
+        self.close()
+
     # --- bodies --------------------------------------------------------------------------------------------------
 
     def body(self, span: Span, parts: Sequence[t.Tree], show, indent: int) -> None:
@@ -252,7 +300,8 @@ class _Printer:
 
     def inside(self, parts: Sequence[t.Tree], show, indent: int, stop: Position) -> None:
         """The parts of a body, and its comments up to `stop`."""
-        self.finish_header(_start(parts[0].span) if parts else stop, indent)
+        first = getattr(parts[0], "pattern", parts[0]) if parts else None
+        self.finish_header(_start(first.span) if parts else stop, indent)
         self.opened = True
         show(parts, indent + STEP)
         self.comments_before(stop, indent + STEP)

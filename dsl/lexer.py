@@ -22,14 +22,15 @@ MAX_INT = 2**63 - 1
 
 RESERVED = {"true": "TRUE", "false": "FALSE", "and": "AND", "or": "OR", "not": "NOT", "in": "IN", "if": "IF",
             "else": "ELSE"}
-DECLARATIONS = {"import": "IMPORT", "let": "LET", "block": "BLOCK", "net": "NET", "data": "DATA", "train": "TRAIN"}
+DECLARATIONS = {"import": "IMPORT", "let": "LET", "block": "BLOCK", "net": "NET", "rule": "RULE", "data": "DATA",
+                "train": "TRAIN"}
 STATEMENTS = {"let": "LET", "layer": "LAYER", "input": "INPUT", "label": "LABEL", "output": "OUTPUT", "loss": "LOSS",
               "metric": "METRIC"}
 TOP = DECLARATIONS | {"lang": "LANG"}
 
 CONTINUES = frozenset({
-    "ARROW", "POWER", "FLOOR", "COMPARE", "EQUAL", "COLON", "COMMA", "DOT", "PLUS", "MINUS", "STAR", "SLASH", "PERCENT",
-    "LPAR", "LSQB", "LBRACE", "AND", "OR", "NOT", "IN", "NEWLINE",
+    "ARROW", "THEN", "POWER", "FLOOR", "COMPARE", "EQUAL", "COLON", "COMMA", "DOT", "PLUS", "MINUS", "STAR", "SLASH",
+    "PERCENT", "LPAR", "LSQB", "LBRACE", "AND", "OR", "NOT", "IN", "NEWLINE",
 })  # a line that ends with one of these goes on
 OPERATORS = frozenset({"PLUS", "MINUS", "STAR", "SLASH", "FLOOR", "PERCENT", "COMPARE", "AND", "OR", "NOT"})
 VALUE_ENDS = frozenset({"NAME", "NUMBER", "UNIT", "DIMS", "STRING", "TRUE", "FALSE", "RPAR", "RSQB"})
@@ -182,9 +183,15 @@ class _Filter:
 
     def _line_break(self, token: Token) -> None:
         last = self.out[-1].type if self.out else "NEWLINE"
-        if last in CONTINUES or token.type == "ARROW" or (token.type == "ELSE" and last == "RBRACE"):
+        if last in CONTINUES or token.type in ("ARROW", "THEN") or (token.type == "ELSE" and last == "RBRACE") \
+                or self._is_when(token):
             return
         self._newline(self.out[-1])
+
+    def _is_when(self, token: Token) -> bool:
+        """Whether the condition of a rule begins here: no expression goes on with a word."""
+        return token.value == "when" and token.type == "NAME" and bool(self.braces) and not self.brackets \
+            and self.braces[-1].header.type == "RULE" and self.out[-1].type in VALUE_ENDS
 
     def _newline(self, after: Token) -> None:
         self.out.append(Token("NEWLINE", "", after.end_line, after.end_column, after.end_column))
@@ -196,14 +203,19 @@ class _Filter:
         if token.value == "import":
             return following.type == "STRING"
         named = following.type == "NAME" and following.value not in RESERVED
-        return named and token.value in ("block", "net", "data", "train")
+        return named and token.value in ("block", "net", "rule", "data", "train")
 
     # --- words and numbers ---------------------------------------------------------------------------------------
 
     def _on_name(self, previous: Token | None, token: Token, following: Token | None, at_start: bool) -> None:
         after = following.type if following is not None else None
+        if self._is_when(token):
+            token.type = "WHEN"
+            self._on_separator(token)
+            return
         if at_start and after not in ("EQUAL", "COLON", "COMMA"):
-            words = TOP if not self.braces else {} if self.braces[-1].header.type in ("DATA", "TRAIN") else STATEMENTS
+            header = self.braces[-1].header.type if self.braces else None
+            words = TOP if header is None else {} if header in ("DATA", "TRAIN", "RULE") else STATEMENTS
             token.type = words.get(token.value, "NAME")
         elif previous is not None and self.out and self.out[-1] is previous:
             if token.value == "as" and previous.type == "STRING":
@@ -421,7 +433,8 @@ class _Filter:
 
     HANDLERS = {
         **dict.fromkeys(OPERATORS, _on_operator), "NUMBER": _on_number, "DIMS": _on_dims, "STRING": _on_string,
-        "OPEN_STRING": _on_open_string, "FOREIGN": _on_foreign, "COMMA": _on_separator, "ARROW": _on_separator,
+        "OPEN_STRING": _on_open_string, "FOREIGN": _on_foreign,
+        **dict.fromkeys(("COMMA", "ARROW", "THEN"), _on_separator),
         "LPAR": _on_opener, "LSQB": _on_opener, "RPAR": _on_closer, "RSQB": _on_closer,
         "LBRACE": _on_lbrace, "RBRACE": _on_rbrace,
     }

@@ -107,7 +107,7 @@ class _Run:
 
     @staticmethod
     def _kind(first: str) -> str:
-        return "section" if first in ("DATA", "TRAIN") else "body"
+        return "section" if first in ("DATA", "TRAIN") else "rule" if first == "RULE" else "body"
 
     def _enter(self, kind: str) -> None:
         self.open.append((self.first, self.height, self.where))
@@ -137,13 +137,18 @@ class _Run:
                 self._feed("NEWLINE", stream[at - 1])
             else:
                 self._cut()
+        if self.where == "rule" and "NAME" in self.table.expected(self.states):
+            for kind in ("NAME", "THEN", "NAME", "NEWLINE"):  # a rule has exactly one rewrite
+                self._feed(kind, token)
+            if token.type == "RBRACE":
+                return at
         end = at
         while stream[end].type not in ("NEWLINE", "LBRACE"):
             end += 1
         if stream[end].type == "NEWLINE":
             return end + 1
         header = self._header(stream[self.first])
-        if end == at and stream[self.first].type not in ("IF", "BLOCK", "NET", "DATA", "TRAIN") \
+        if end == at and stream[self.first].type not in ("IF", "BLOCK", "NET", "RULE", "DATA", "TRAIN") \
                 or header is None or stream[at - 1].type == "RBRACE" and not fresh:
             return self._behind_braces(end)
         for kind in header:
@@ -159,7 +164,7 @@ class _Run:
 
     def _header(self, first: Token) -> list[str] | None:
         """The made-up first line for a body whose own could not be read."""
-        if self.where == "section":
+        if self.where in ("section", "rule"):
             return None
         if self.where == "body":
             return ["IF", "TRUE", "LBRACE"]
@@ -169,6 +174,8 @@ class _Run:
             kind = DECLARATIONS[guess.split("`")[1]] if guess else "NET"
         if kind in ("DATA", "TRAIN"):
             return [kind, "NAME", "LBRACE"]
+        if kind == "RULE":
+            return [kind, "NAME", "LPAR", "RPAR", "LBRACE"]
         return ["NET", "NAME", "LBRACE"]
 
     def _behind_braces(self, at: int) -> int:

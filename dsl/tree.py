@@ -82,7 +82,7 @@ class List(Tree):
 
 @dataclass(frozen=True)
 class Tuple(Tree):
-    """`(a, b)`: only at the head of a pipe."""
+    """`(a, b)`: only at the head of a pipe, and as a side of a rule."""
 
     items: tuple[Expression, ...]
 
@@ -270,6 +270,18 @@ class Net(Tree):
 
 
 @dataclass(frozen=True)
+class Rule(Tree):
+    """`rule f(x: tensor) { x -> relu -> relu => x -> relu when … }`: what it matches, and what takes its place. A rule of
+    several results has a Tuple on both sides."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    pattern: Expression
+    replacement: Expression
+    condition: Expression | None = None
+
+
+@dataclass(frozen=True)
 class Setting(Tree):
     """`batch = 64` in a data or train section. Settings stand on lines of their own or behind commas."""
 
@@ -286,7 +298,7 @@ class Section(Tree):
     settings: tuple[Setting, ...]
 
 
-Declaration = Import | Let | Block | Net | Section
+Declaration = Import | Let | Block | Net | Rule | Section
 
 
 @dataclass(frozen=True)

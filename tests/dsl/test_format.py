@@ -99,6 +99,9 @@ def test_constructs_are_written_canonically_already():
             "net f {\n  if a{y=1}\n  else if b{y=2}\n  else{y=3}\n}",
             "net f {\n  if a {\n    y = 1\n  } else if b {\n    y = 2\n  } else {\n    y = 3\n  }\n}\n",
         ),
+        ("rule f(x:tensor,){x->relu=>x when a==1}", "rule f(x: tensor) { x -> relu => x when a == 1 }\n"),
+        ("rule f(){x * 2=>\ny * 3 \nwhen a}", "rule f() {\n  x * 2\n    => y * 3\n    when a\n}\n"),
+        ("rule f(){(a,b)=>(b,a)}\nrule g(){a=>b}", "rule f() { (a, b) => (b, a) }\nrule g() { a => b }\n"),
         ("data d {a=1,b=2\n\n\n\n  c=3,\n  d=4 }", "data d {\n  a = 1, b = 2\n\n  c = 3\n  d = 4\n}\n"),
         (
             "let a=1\nlet b=2\n\n\nlet c=3\nnet f{}\nnet g{}",

@@ -412,3 +412,18 @@ def test_every_span_of_every_construct_lies_inside_its_parent():
 
     for declaration in tree(CONSTRUCTS).declarations:
         check(declaration, ((1, 1), (CONSTRUCTS.count("\n") + 1, 1)))
+
+
+def test_a_rule_has_two_sides_and_a_condition():
+    text = "rule f(x: tensor, w: weight[O, 1] = 0) {\n  (x -> relu, x)\n  => (x,\n  x) \n  when O > 1\n}\n"
+    (rule,) = parse(text, "t.net")[0].declarations
+    assert isinstance(rule, t.Rule) and [p.name for p in rule.parameters] == ["x", "w"]
+    assert isinstance(rule.pattern, t.Tuple) and isinstance(rule.replacement, t.Tuple)
+    assert isinstance(rule.condition, t.Binary) and (rule.span.line, rule.span.end_line) == (1, 6)
+
+
+def test_when_is_a_word_like_any_other_elsewhere():
+    text = "rule when(when: tensor) { when -> relu => when when when == 1 }\nnet rule {\n  when = rule\n}\n"
+    file, problems = parse(text, "t.net")
+    assert not problems and [d.name for d in file.declarations] == ["when", "rule"]
+    assert file.declarations[0].replacement.text == "when"

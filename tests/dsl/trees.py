@@ -139,11 +139,15 @@ parameters = st.lists(
     ),
     max_size=3,
 ).map(tuple)
+sides = st.one_of(
+    expressions, st.builds(t.Tuple, st.just(NOWHERE), st.lists(expressions, min_size=2, max_size=3).map(tuple))
+)
 declarations = st.one_of(
     st.builds(t.Import, st.just(NOWHERE), strings, names),
     st.builds(t.Let, st.just(NOWHERE), names, expressions),
     st.builds(t.Block, st.just(NOWHERE), names, parameters, targets, bodies),
     st.builds(t.Net, st.just(NOWHERE), names, parameters, bodies),
+    st.builds(t.Rule, st.just(NOWHERE), names, parameters, sides, sides, maybe_expression),
     st.builds(
         t.Section,
         st.just(NOWHERE),

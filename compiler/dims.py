@@ -2,7 +2,7 @@
 
 A `Dim` is an `int` where its value is known and a `Poly` where it is not. Two dims are equal exactly when their normal
 forms are: `N*2 + N` is `3*N`. Floor division by a positive integer is carried out where every coefficient divides, and is
-otherwise an atom of its own.
+otherwise an atom of its own. The largest of several dims is an atom too; only sizes of memory are made of it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
-Atom = Any  # a symbol's name, or Quotient
+Atom = Any  # a symbol's name, Quotient or Largest
 Monomial = tuple[tuple[Atom, int], ...]  # ((atom, power), …) sorted; () is the constant term
 
 
@@ -25,6 +26,16 @@ class Quotient:
 
     def __str__(self) -> str:
         return f"(({self.numerator})//{self.divisor})"
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest of several dims."""
+
+    of: tuple[Dim, ...]
+
+    def __str__(self) -> str:
+        return f"max({', '.join(map(str, self.of))})"
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,10 @@ class Poly:
         found: set[str] = set()
         for monomial, _ in self.terms:
             for atom, _ in monomial:
-                found |= atom.numerator.symbols if isinstance(atom, Quotient) else {atom}
+                if isinstance(atom, Largest):
+                    found |= frozenset().union(*map(symbols, atom.of))
+                else:
+                    found |= atom.numerator.symbols if isinstance(atom, Quotient) else {atom}
         return frozenset(found)
 
     def __str__(self) -> str:
@@ -102,8 +116,10 @@ def symbols(dim: Dim) -> frozenset[str]:
     return frozenset() if isinstance(dim, int) else dim.symbols
 
 
-def evaluate(dim: Dim, env: Mapping[str, Any], const: Callable[[int], Any] = int) -> Any:
-    """The value of `dim` with symbols replaced by `env`: ints, or anything with `+ * //` (TVM expressions)."""
+def evaluate(dim: Dim, env: Mapping[str, Any], const: Callable[[int], Any] = int,
+             larger: Callable[[Any, Any], Any] = max) -> Any:
+    """The value of `dim` with symbols replaced by `env`: ints, or anything with `+ * //` (TVM expressions), of which `larger`
+    gives the larger of two."""
     if isinstance(dim, int):
         return const(dim)
     total = None
@@ -111,7 +127,9 @@ def evaluate(dim: Dim, env: Mapping[str, Any], const: Callable[[int], Any] = int
         value = const(factor) if factor != 1 or not monomial else None
         for atom, power in monomial:
             if isinstance(atom, Quotient):
-                one = evaluate(atom.numerator, env, const) // const(atom.divisor)
+                one = evaluate(atom.numerator, env, const, larger) // const(atom.divisor)
+            elif isinstance(atom, Largest):
+                one = reduce(larger, (evaluate(d, env, const, larger) for d in atom.of))
             else:
                 one = env[atom]
             for _ in range(power):
@@ -128,10 +146,23 @@ def as_json(dim: Dim) -> int | str | list:
     for monomial, factor in dim.terms:
         atoms: list = [factor] if factor != 1 or not monomial else []
         for atom, power in monomial:
-            one = ["//", as_json(atom.numerator), atom.divisor] if isinstance(atom, Quotient) else atom
+            if isinstance(atom, Quotient):
+                one: Any = ["//", as_json(atom.numerator), atom.divisor]
+            else:
+                one = ["max", *map(as_json, atom.of)] if isinstance(atom, Largest) else atom
             atoms += [one] * power
         terms.append(atoms[0] if len(atoms) == 1 else ["*", *atoms])
     return terms[0] if len(terms) == 1 else ["+", *terms]
+
+
+def maximum(*dims: Dim) -> Dim:
+    """The largest of several dims."""
+    numbers = [d for d in dims if isinstance(d, int)]
+    rest = tuple(sorted({d for d in dims if not isinstance(d, int)}, key=str))
+    if not rest:
+        return max(numbers)
+    of = (*rest, max(numbers)) if numbers else rest
+    return of[0] if len(of) == 1 else Poly(((((Largest(of), 1),), 1),))
 
 
 def product(dims: Any) -> Dim:
@@ -144,7 +175,7 @@ def product(dims: Any) -> Dim:
 
 def parse(text: str) -> Dim:
     """Reads what `str` prints: `N*3`, `((N + 1)//2)`, `7`. Raises ValueError."""
-    tokens = re.findall(r"\d+|[A-Za-z_]\w*|//|[-+*()]|\S", text)
+    tokens = re.findall(r"\d+|[A-Za-z_]\w*|//|[-+*(),]|\S", text)
     position = 0
 
     def peek() -> str:
@@ -157,6 +188,15 @@ def parse(text: str) -> Dim:
 
     def atom() -> Dim:
         token = take()
+        if token == "max" and peek() == "(":
+            take()
+            of = [total()]
+            while peek() == ",":
+                take()
+                of.append(total())
+            if take() != ")":
+                raise ValueError(f"not a dimension: {text!r}")
+            return maximum(*of)
         if token == "(":
             inner = total()
             if take() != ")":

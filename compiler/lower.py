@@ -149,7 +149,7 @@ class Lowering:
                     argument["name"].replace("/", "_").replace(".", "_"), T.buffer(shape, argument["dtype"]))
             top = max((s.offset + s.bytes for s in self.slots.values()), default=0)
             parameters = T.arg("parameters", T.buffer((_int64(max(top, 1)),), "uint8"))
-            arena = T.arg("arena", T.buffer((tirx.max(dims.evaluate(memory.size, sizes, _int64), _int64(1)),), "uint8"))
+            arena = T.arg("arena", T.buffer((tirx.max(dims.evaluate(memory.size, sizes, _int64, tirx.max), _int64(1)),), "uint8"))
             begin, end = T.arg("begin", T.int64()), T.arg("end", T.int64())
 
             def pointer(key: str) -> Any:
@@ -158,7 +158,7 @@ class Lowering:
                     return T.address_of(parameters[_int64(self.slots[what].offset)])
                 if kind in ("input", "output"):
                     return buffers[key].data
-                return T.address_of(arena[dims.evaluate(memory.offsets[key], sizes, _int64)])
+                return T.address_of(arena[dims.evaluate(memory.offsets[key], sizes, _int64, tirx.max)])
 
             for index, call in enumerate(calls):
                 with T.If(tirx.all(begin <= _int64(index), _int64(index) < end)), T.Then():

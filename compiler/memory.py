@@ -1,17 +1,28 @@
 """Where tensors live while a program runs: one arena, shared by tensors whose lifetimes do not meet.
 
-Sizes depend on the batch, so tensors are put into classes of one growth each (all that is proportional to N, all that is
-constant, …); each class is packed by lifetimes in units of its growth and gets its own stretch of the arena.
+Sizes depend on the batch, so tensors are put into classes of one growth (all that is proportional to N, all that is
+constant, …). The largest growing class is packed from the bottom of the arena upwards, constants from its top downwards;
+the arena is as large as it must be for the two never to meet, which is a maximum of a few sizes linear in N. Other classes
+get a stretch of their own below. So the arena is near the smallest possible at every batch, not only at one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from compiler import dims
 from compiler.dims import Dim, Poly
 
 ALIGNMENT = 64
+SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # values of a growth that a packing is judged at
+NEAR = 1.03  # a packing that near the bound is not improved any further
+EFFORT = 400_000  # comparisons that improving a packing may take
+
+Item = tuple[int, int, int]  # first step, last step, units
 
 
 @dataclass(frozen=True)
@@ -32,34 +43,147 @@ class Plan:
     size: Dim
 
 
-def plan(lifetimes: list[Lifetime]) -> Plan:
-    """Packs greedily, the largest first, each into the lowest gap that is free during its life (best known simple rule
-    for static allocation)."""
-    classes: dict[Dim, list[tuple[Lifetime, int]]] = {}
+# The orders in which tensors are placed, each into the lowest gap that is free while it lives; none is best for all.
+ORDERS: tuple[Callable[[Item], tuple[int, ...]], ...] = (
+    lambda item: (item[0] - item[1], -item[2]),  # the longest life
+    lambda item: (-item[2], item[0]),  # the largest
+    lambda item: (item[0], -item[2]),  # the first
+    lambda item: (-item[1], -item[2]),  # the last
+    lambda item: ((item[0] - item[1] - 1) * item[2],),  # the largest times the longest
+)
+
+
+def max_live(lifetimes: Sequence[Lifetime], env: Mapping[str, int]) -> int:
+    """Bytes of tensors alive together, at the step where these are most: no arena can be smaller."""
+    change = [0] * (max((life.last for life in lifetimes), default=-1) + 2)
+    for life in lifetimes:
+        size = dims.evaluate(life.bytes, env)
+        change[life.first] += size
+        change[life.last + 1] -= size
+    most = live = 0
+    for bytes in change:
+        live += bytes
+        most = max(most, live)
+    return most
+
+
+def plan(lifetimes: Sequence[Lifetime]) -> Plan:
+    """Packs every class in several orders and takes those that fit together best: whose arena is nearest the max-live bound
+    at the batch where it is farthest from it."""
+    classes: dict[Dim, dict[str, Item]] = {1: {}}
     for life in lifetimes:
         growth, units = _split(life.bytes)
-        classes.setdefault(growth, []).append((life, units))
+        classes.setdefault(growth, {})[life.name] = (life.first, life.last, units)
+    constant = classes.pop(1)
+    growths = sorted(classes, key=lambda g: sum(item[2] for item in classes[g].values()) * dims.evaluate(
+        g, dict.fromkeys(dims.symbols(g), SAMPLES[4])))
+    main = growths.pop() if growths else 1
+    growing = classes.pop(main, {})
     offsets: dict[str, Dim] = {}
     base: Dim = 0
-    for growth, members in classes.items():
-        placed: list[tuple[int, int, Lifetime]] = []
-        top = 0
-        for life, units in sorted(members, key=lambda m: (-m[1], m[0].first, m[0].name)):
+    for growth in growths:
+        stack = _fit(list(classes[growth].values()), [])[0]
+        offsets |= {name: base + growth * at for name, at in zip(classes[growth], stack.starts)}
+        base = base + growth * int(stack.heights.max())
+    up, down = _fit(list(growing.values()), list(constant.values()))
+    size = base + dims.maximum(*(main * a + b for a, b in _envelope(up.heights.tolist(), down.heights.tolist())))
+    offsets |= {name: base + main * at for name, at in zip(growing, up.starts)}
+    offsets |= {name: size - (at + item[2]) for (name, item), at in zip(constant.items(), down.starts)}
+    return Plan(offsets, size)
+
+
+class _Stack:
+    """Items packed in an order, each in the lowest gap that is free while it lives."""
+
+    def __init__(self, items: Sequence[Item], order: Sequence[int], steps: int):
+        self.items, self.order, self.steps = items, order, steps
+        self.starts = [0] * len(items)
+        placed: list[tuple[int, int, int, int]] = []
+        for i in order:
+            first, last, units = items[i]
             at = 0
-            for start, end, _ in sorted((s, e, o) for s, e, o in
-                                        ((s, e, o.name) for s, e, o in placed if _meet(o, life))):
-                if at + units <= start:
-                    break
-                at = max(at, end)
-            placed.append((at, at + units, life))
-            top = max(top, at + units)
-            offsets[life.name] = base + growth * at
-        base = base + growth * top
-    return Plan(offsets, base)
+            for start, end, begin, finish in placed:
+                if begin <= last and first <= finish:
+                    if start - at >= units:
+                        break
+                    at = max(at, end)
+            self.starts[i] = at
+            insort(placed, (at, at + units, first, last))
+
+        # For each step, where the highest item that is alive ends.
+        self.heights = np.zeros(steps, np.int64)
+        for start, (first, last, units) in zip(self.starts, items):
+            alive = self.heights[first:last + 1]
+            np.maximum(alive, start + units, out=alive)
+
+    def promoted(self, step: int) -> _Stack | None:
+        """Packed anew, with the highest item alive at `step` first; None if that is first already."""
+        tops = [(start + item[2], i) for i, (start, item) in enumerate(zip(self.starts, self.items))
+                if item[0] <= step <= item[1]]
+        if not tops or max(tops)[1] == self.order[0]:
+            return None
+        top = max(tops)[1]
+        return _Stack(self.items, [top, *(i for i in self.order if i != top)], self.steps)
 
 
-def _meet(one: Lifetime, other: Lifetime) -> bool:
-    return one.first <= other.last and other.first <= one.last
+def _fit(low: Sequence[Item], high: Sequence[Item]) -> tuple[_Stack, _Stack]:
+    """Packings of two classes that share an arena, one from each end."""
+    steps = 1 + max((item[1] for item in [*low, *high]), default=0)
+    bound = np.maximum(1, _together(_live(low, steps), _live(high, steps)).max(axis=1, keepdims=True))
+
+    def ratio(up: _Stack, down: _Stack) -> float:
+        """How much larger than the bound the arena has to be, at the batch where it is worst."""
+        return float((_together(up.heights, down.heights) / bound).max())
+
+    ups: list[_Stack] = []
+    downs: list[_Stack] = []
+    best = np.inf
+    for order in ORDERS:
+        ups.append(_Stack(low, sorted(range(len(low)), key=lambda i: order(low[i])), steps))
+        downs.append(_Stack(high, sorted(range(len(high)), key=lambda i: order(high[i])), steps))
+        for one, other in [(u, downs[-1]) for u in ups] + [(ups[-1], d) for d in downs[:-1]]:
+            if ratio(one, other) < best:
+                best, up, down = ratio(one, other), one, other
+        if best <= NEAR:
+            return up, down
+    work = EFFORT
+    while best > NEAR and work > 0:
+        step = int((_together(up.heights, down.heights) / bound).argmax()) % steps
+        tries = [(up.promoted(step), down), (up, down.promoted(step))]
+        work -= len(low) ** 2 + len(high) ** 2
+        better = [(ratio(a, b), k) for k, (a, b) in enumerate(tries) if a is not None and b is not None]
+        if not better or min(better)[0] >= best:
+            break
+        best, up, down = min(better)[0], *tries[min(better)[1]]
+    return up, down
+
+
+def _together(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Bytes of a growing and a constant class together, by batch and step."""
+    return np.array(SAMPLES)[:, None] * low + high
+
+
+def _live(items: Sequence[Item], steps: int) -> np.ndarray:
+    live = np.zeros(steps, np.int64)
+    for first, last, units in items:
+        live[first:last + 1] += units
+    return live
+
+
+def _envelope(low: Sequence[int], high: Sequence[int]) -> list[tuple[int, int]]:
+    """The pairs (a, b) of the given ones for which n * a + b is the largest at some n from 1 on."""
+    lines: list[tuple[int, int]] = []
+    for a, b in sorted(set(zip(low, high)), reverse=True):  # from the steepest, best at the largest n, to the flattest
+        if not lines or a + b > lines[-1][0] + lines[-1][1]:
+            while len(lines) > 1 and _crossing(lines[-2], (a, b)) >= _crossing(lines[-2], lines[-1]):
+                lines.pop()
+            lines.append((a, b))
+    return lines
+
+
+def _crossing(steep: tuple[int, int], flat: tuple[int, int]) -> float:
+    """The n at which both are equal."""
+    return (flat[1] - steep[1]) / (steep[0] - flat[0])
 
 
 def _split(size: Dim) -> tuple[Dim, int]:

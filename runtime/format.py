@@ -14,7 +14,7 @@ Manifest, format 1
      kernels   [{name, ops, layers, macs, flops, bytes, results: [{in, name | offset, dtype, shape, part}]}] in execution order
      update_from: index of the first kernel that changes parameters
   train, data: the resolved sections, or null
-Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums and products of sizes in prefix form; see `size`.
+Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums, products and maxima of sizes in prefix form; see `size`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _umask() -> int:
 
 
 def size(expression: int | str | list, env: Mapping[str, int]) -> int:
-    """The value of a size of the manifest: a number, a symbol, or ["+" | "*" | "//", operand, …]."""
+    """The value of a size of the manifest: a number, a symbol, or ["+" | "*" | "//" | "max", operand, …]."""
     if isinstance(expression, int):
         return expression
     if isinstance(expression, str):
@@ -144,4 +144,6 @@ def size(expression: int | str | list, env: Mapping[str, int]) -> int:
     values = [size(operand, env) for operand in operands]
     if operator == "+":
         return sum(values)
+    if operator == "max":
+        return max(values)
     return math.prod(values) if operator == "*" else values[0] // values[1]

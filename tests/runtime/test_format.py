@@ -115,12 +115,12 @@ ENV = {"N": 7, "T": 3}
 def combine(parts):
     operator, operands = parts
     values = [value for _, value in operands]
-    return [operator, *(tree for tree, _ in operands)], sum(values) if operator == "+" else math.prod(values)
+    return [operator, *(tree for tree, _ in operands)], {"+": sum, "*": math.prod, "max": max}[operator](values)
 
 
 EXPRESSIONS = st.recursive(  # (tree, value)
     st.integers(0, 1000).map(lambda n: (n, n)) | st.sampled_from(sorted(ENV)).map(lambda s: (s, ENV[s])),
-    lambda inner: st.tuples(st.sampled_from("+*"), st.lists(inner, min_size=1, max_size=4)).map(combine), max_leaves=12)
+    lambda inner: st.tuples(st.sampled_from(["+", "*", "max"]), st.lists(inner, min_size=1, max_size=4)).map(combine), max_leaves=12)
 
 
 @given(EXPRESSIONS)

@@ -60,6 +60,10 @@ def _translate(graph: Graph, node: Node, add, constant) -> None:
     elif node.op == "avg_pool":
         add("AveragePool", ins, out, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a), ceil_mode=int(a["ceil"]),
             count_include_pad=int(a["count_include_pad"]))
+    elif node.op == "batch_norm":
+        add("BatchNormalization", ins, out, epsilon=a["eps"])
+    elif node.op == "relu6":
+        add("Clip", [*ins, constant(f"{out}/low", np.array(0, "f4")), constant(f"{out}/high", np.array(6, "f4"))], out)
     elif node.op == "lrn":
         add("LRN", ins, out, alpha=a["alpha"], beta=a["beta"], bias=a["k"], size=a["size"])
     elif node.op == "concat":

@@ -39,7 +39,8 @@ def to_text(graph: Graph) -> str:
 
 
 def from_text(text: str, where: str = "the IR text") -> Graph:
-    """Reads what `to_text` prints. Raises NetcError E0620 with the line that is not understood."""
+    """Reads what `to_text` prints; lines that begin with # are comments. Raises NetcError E0620 with the line that is not
+    understood."""
     graph: Graph | None = None
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
@@ -50,7 +51,7 @@ def from_text(text: str, where: str = "the IR text") -> Graph:
                 graph.add(_node(found))
             elif graph is not None and (found := RESULT.fullmatch(line)) and found[3] in graph:
                 getattr(graph, TABLES[found[1]])[found[2]] = found[3]
-            elif line not in ("", "}"):
+            elif line not in ("", "}") and not line.startswith("#"):
                 raise ValueError("it is no node and no result")
         except (ValueError, KeyError, TypeError) as problem:
             raise NetcError("E0620", f"cannot read the IR: {problem}", "give a text printed by `netc show --ir`",

@@ -15,7 +15,6 @@ from compiler.backend import choose
 from compiler.elaborate import Program
 from compiler.initialize import initialize
 from compiler.ir import DTYPES, Graph
-from compiler.prepare import hoist
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
@@ -31,11 +30,9 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     made for (any batch runs); `step` and `evaluate` are made for the data section's. Returns manifest and members for
     `runtime.format.write` or for running at once.
     """
-    graphs = {name: verify(programs.of(program, name)) for name in names}
-    if "step" not in graphs and (prepare := hoist(graphs)):
-        graphs["prepare"] = prepare
-    slots = lower.layout(list(graphs.values()))
     backend = choose(target)
+    graphs = {name: verify(graph) for name, graph in programs.build(program, names, backend.options(batch)).items()}
+    slots = lower.layout(list(graphs.values()))
     lowering = lower.Lowering(backend.emit, slots)
     designs = {name: batch if name == "run" else (program.data or {}).get("batch", batch) for name in graphs}
     entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}

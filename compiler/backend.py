@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
 
+from compiler.cost import MACHINES
+from compiler.programs import Options
 from compiler.schedule import cpu
 from compiler.target import parse_cpu, required_features
 from runtime.errors import NetcError
@@ -21,8 +23,12 @@ class CpuBackend:
     def __init__(self, target: str):
         self.cpu = parse_cpu(target)
 
-    def emit(self, kernel: Any, batch: int) -> None:
-        cpu.emit(kernel, self.cpu, batch)
+    def options(self, batch: int) -> Options:
+        """How programs are optimized for this target."""
+        return Options("cpu", batch, block=self.cpu.lanes)
+
+    def emit(self, kernels: Sequence[Any], batch: int) -> None:
+        cpu.emit(kernels, self.cpu, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         # LLVM finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
@@ -48,9 +54,13 @@ class CudaBackend:
             raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
         self.archs = [a.strip() for a in archs.split(",")]
 
-    def emit(self, kernel: Any, batch: int) -> None:
+    def options(self, batch: int) -> Options:
+        """How programs are optimized for this target: its first architecture that has a cost table decides."""
+        return Options(next((arch for arch in self.archs if arch in MACHINES), "sm_80"), batch)
+
+    def emit(self, kernels: Sequence[Any], batch: int) -> None:
         from compiler.schedule import cuda
-        cuda.emit(kernel, batch)
+        cuda.emit(kernels, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         from compiler import cuda

@@ -16,11 +16,16 @@ from compiler.ops import REGISTRY, namespace
 
 @dataclass(frozen=True)
 class Machine:
-    """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel."""
+    """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
+    pairs (producer, reader) that run band by band in one kernel, whether independent kernels share a call; bytes of the
+    cache that a band should stay in."""
 
     flops: float
     bandwidth: float
     launch: float
+    staged: frozenset[tuple[str, str]] = frozenset()
+    together: bool = False
+    cache: int = 512 << 10
 
 
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).

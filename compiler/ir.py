@@ -4,19 +4,28 @@ A node is one operation with one result; nodes are named, and a node's name is h
 `parameter` and `constant`. What the graph is for stands in `outputs`, `losses`, `metrics` (name → node) and `updates`
 (parameter node → node whose value it takes when the program ends). A training graph also says in `gradients` which node is
 the gradient of which parameter: what comes after those is the optimizer's.
+
+What is decided about memory and kernels stands beside the nodes: `layouts` (node → how it lies in memory, where not as its
+shape says), and, once kernels are chosen, `kernels` (what shares a call) and `places` (node → the part of another's memory
+it lies in).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
 
 from compiler import dims
 from compiler.dims import Dim
+from compiler.layout import Layout
+
+if TYPE_CHECKING:
+    from compiler.group import Launch
+    from compiler.views import Place
 
 DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32", "i8": "int8", "u8": "uint8",
           "u32": "uint32", "bool": "bool"}
@@ -89,6 +98,9 @@ class Graph:
         self.metrics: dict[str, str] = {}
         self.updates: dict[str, str] = {}
         self.gradients: dict[str, str] = {}
+        self.layouts: dict[str, Layout] = {}
+        self.kernels: list[Launch] | None = None
+        self.places: dict[str, Place] = {}
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -177,6 +189,8 @@ class Graph:
         other.nx = self.nx.copy()
         for table in ("outputs", "losses", "metrics", "updates", "gradients"):
             setattr(other, table, dict(getattr(self, table)))
+        other.layouts, other.places = dict(self.layouts), dict(self.places)
+        other.kernels = None if self.kernels is None else [launch.copy() for launch in self.kernels]
         return other
 
     def prune(self, keep: Callable[[Node], bool] = lambda node: False) -> Graph:

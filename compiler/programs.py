@@ -12,8 +12,9 @@ from compiler.ir import Graph
 from compiler.optimizer import add_optimizer
 from compiler.passes.base import Context
 from compiler.passes.expand import expand
-from compiler.passes.pipeline import LAYERS, PRIMITIVES, Step, optimize
+from compiler.passes.pipeline import KERNELS, LAYERS, PRIMITIVES, Step, optimize
 from compiler.passes.select_mode import select_mode
+from compiler.prepare import hoist
 from runtime.errors import NetcError
 
 if TYPE_CHECKING:
@@ -22,25 +23,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How programs are optimized. machine: a key of cost.MACHINES. off, only, stop_after: see `pipeline.optimize`."""
+    """How programs are optimized. machine: a key of cost.MACHINES. block: channels that the target's schedules like together.
+    exact: nothing that rounds differently. off, only: see `pipeline.optimize`."""
 
     machine: str = "cpu"
     batch: int = 1
+    block: int = 1
+    exact: bool = False
     off: Collection[str] = ()
     only: Collection[str] = ()
     check: bool = False
     steps: list[Step] = field(default_factory=list, compare=False)  # what the passes did, in order
 
-    def context(self, training: bool) -> Context:
+    def context(self, training: bool, packed: bool = True) -> Context:
         machine = MACHINES[self.machine]
-        return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training)
+        return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
+                       self.block, machine.staged, machine.together, machine.cache, self.exact)
 
 
-def of(program: Program, name: str, options: Options = Options()) -> Graph:
+def build(program: Program, names: Collection[str], options: Options = Options()) -> dict[str, Graph]:
+    """The named programs ready for lowering, and `prepare` if they have one: where nothing trains, what depends on
+    parameters alone moves there."""
+    packed = "step" not in names
+    graphs = {name: of(program, name, options, packed) for name in names}
+    if packed and (prepare := hoist(graphs)):
+        graphs["prepare"] = prepare
+    return {name: kernels(graph, options, name == "step", packed) for name, graph in graphs.items()}
+
+
+def kernels(graph: Graph, options: Options = Options(), training: bool = False, packed: bool = True) -> Graph:
+    """A graph of primitives that says which of them share a kernel, and where tensors lie."""
+    return _passes(graph, KERNELS, options, training, packed)
+
+
+def of(program: Program, name: str, options: Options = Options(), packed: bool = True) -> Graph:
     """The program called `name` (run, evaluate, step) of an elaborated net. Raises NetcError E0510, E0511 for a step that has
     no loss or no train section."""
     if name != "step":
-        return {"run": run, "evaluate": evaluate}[name](program.graph, options)
+        return {"run": run, "evaluate": evaluate}[name](program.graph, options, packed)
     if not program.graph.losses:
         raise NetcError("E0510", f"net `{program.net}` has no loss to train on",
                         "add a line such as `loss cross_entropy(logits, label)`")
@@ -50,14 +70,14 @@ def of(program: Program, name: str, options: Options = Options()) -> Graph:
     return step(program.graph, program.train.to_json(), options)
 
 
-def run(graph: Graph, options: Options = Options()) -> Graph:
+def run(graph: Graph, options: Options = Options(), packed: bool = True) -> Graph:
     """What is deployed: the subgraph that reaches an output."""
-    return _inference(select_mode(graph, "deploy"), options)
+    return _inference(select_mode(graph, "deploy"), options, packed)
 
 
-def evaluate(graph: Graph, options: Options = Options()) -> Graph:
+def evaluate(graph: Graph, options: Options = Options(), packed: bool = True) -> Graph:
     """Outputs, losses and metrics, computed as at deployment."""
-    return _inference(select_mode(graph, "evaluate"), options)
+    return _inference(select_mode(graph, "evaluate"), options, packed)
 
 
 def step(graph: Graph, config: dict[str, Any], options: Options = Options()) -> Graph:
@@ -78,12 +98,12 @@ def join(forward: Graph, config: dict[str, Any]) -> Graph:
     return expand(joint.prune())
 
 
-def _inference(graph: Graph, options: Options) -> Graph:
-    return _passes(expand(_passes(graph, LAYERS, options)), PRIMITIVES, options)
+def _inference(graph: Graph, options: Options, packed: bool) -> Graph:
+    return _passes(expand(_passes(graph, LAYERS, options, packed=packed)), PRIMITIVES, options, packed=packed)
 
 
-def _passes(graph: Graph, names: list[str], options: Options, training: bool = False) -> Graph:
-    graph, steps = optimize(graph, options.context(training), names=names, off=options.off, only=options.only,
+def _passes(graph: Graph, names: list[str], options: Options, training: bool = False, packed: bool = True) -> Graph:
+    graph, steps = optimize(graph, options.context(training, packed), names=names, off=options.off, only=options.only,
                             check=options.check)
     options.steps.extend(steps)
     return graph

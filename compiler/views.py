@@ -7,12 +7,13 @@ reads it as a compact array under another shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler.dims import Dim
-from compiler.group import Group, is_leaf, is_view, view_root
-from compiler.ir import Graph
+from compiler.group import is_leaf, is_view, view_root
+from compiler.ir import Graph, Node
+from compiler.layout import PLAIN
+from compiler.passes.base import Rewrite, layers
 
 
 @dataclass(frozen=True)
@@ -23,39 +24,91 @@ class Place:
     starts: tuple[Dim, ...]
 
 
-def place(graph: Graph, groups: list[Group]) -> tuple[dict[str, Place], list[Group]]:
-    """Where nodes lie that are part of another, and the groups that still are kernels."""
-    kernels = {g.members[0]: g for g in groups if len(g.members) == 1 and not g.inlined}
-    places: dict[str, Place] = {}
-    free: set[str] = set()
+def place_concats(graph: Graph) -> set[str]:
+    """Places operands of concats, drops the kernels of these, and returns their names."""
+    kernels, free = _alone(graph), set()
     for node in reversed(graph.sorted()):
-        if node.op == "concat" and node.name in kernels and all(_placeable(graph, places, node.name, i) for i in node.inputs):
-            base = places.get(node.name, Place(node.name, (0,) * node.type.rank))
+        if node.op == "concat" and node.name in kernels and not any(_unplaceable(graph, node, i) for i in node.inputs):
+            base = graph.places.get(node.name, Place(node.name, (0,) * node.type.rank))
             start: Dim = 0
             for operand in node.inputs:
-                starts = tuple(s + start if axis == node.attrs["axis"] else s for axis, s in enumerate(base.starts))
-                places[operand] = Place(base.root, starts)
+                graph.places[operand] = Place(base.root, _moved(base.starts, node.attrs["axis"], start))
                 start = start + graph[operand].type.shape[node.attrs["axis"]]
             free.add(node.name)
+    _drop(graph, free)
+    return free
+
+
+def place_slices(graph: Graph) -> set[str]:
+    """Places slices in what they are of, drops their kernels, and returns their names."""
+    kernels, free = _alone(graph), set()
     for node in graph.sorted():
-        if node.op == "slice" and node.name in kernels and _readable(graph, places, node.name):
+        if node.op == "slice" and node.name in kernels and not _unreadable(graph, node):
             whole = node.inputs[0]
-            base = places.get(whole, Place(whole, (0,) * node.type.rank))
-            starts = tuple(s + node.attrs["start"] if axis == node.attrs["axis"] else s for axis, s in enumerate(base.starts))
-            places[node.name] = Place(base.root, starts)
+            base = graph.places.get(whole, Place(whole, (0,) * node.type.rank))
+            graph.places[node.name] = Place(base.root, _moved(base.starts, node.attrs["axis"], node.attrs["start"]))
             free.add(node.name)
-    return places, [g for g in groups if not (g.members[0] in free and kernels.get(g.members[0]) is g)]
+    _drop(graph, free)
+    return free
 
 
-def _placeable(graph: Graph, places: Mapping[str, Place], concat: str, operand: str) -> bool:
-    """Whether the kernel that makes `operand` can write it into `concat`."""
+def report(graph: Graph, op: str, free: set[str]) -> list[Rewrite]:
+    """What became of all nodes of an op, those in `free` having become places."""
+    why = {node.name: _why(graph, node) for node in graph.nodes() if node.op == op and node.name not in free}
+    kernels = _alone(graph)
+    return [Rewrite(f"{name} is a place in memory", layers(graph[name])) for name in sorted(free)] + [
+        Rewrite(f"{name} stays a copy", layers(graph[name]), taken=False, why=why[name])
+        for name in sorted(why) if name in kernels]
+
+
+def _why(graph: Graph, node: Node) -> str:
+    if node.op == "slice":
+        return _unreadable(graph, node)
+    return next((f"{i} {why}" for i in node.inputs if (why := _unplaceable(graph, node, i))), "")
+
+
+def _alone(graph: Graph) -> set[str]:
+    """The nodes that are a kernel by themselves."""
+    return {launch.nodes[0] for launch in graph.kernels if len(launch.nodes) == 1}
+
+
+def _drop(graph: Graph, free: set[str]) -> None:
+    graph.kernels = [launch for launch in graph.kernels if not (len(launch.nodes) == 1 and launch.nodes[0] in free)]
+
+
+def _moved(starts: tuple[Dim, ...], axis: int, by: Dim) -> tuple[Dim, ...]:
+    return tuple(start + by if at == axis else start for at, start in enumerate(starts))
+
+
+def _unplaceable(graph: Graph, concat: Node, operand: str) -> str:
+    """Why the kernel that makes `operand` cannot write it into `concat`; empty where it can."""
     node = graph[operand]
-    return (not is_leaf(node) and not is_view(node) and operand not in places and operand not in graph.results()
-            and graph[concat].inputs.count(operand) == 1 and not any(is_view(u) for u in graph.users(operand)))
+    reasons = {
+        "is given, not computed": is_leaf(node),
+        "is another shape of a tensor": is_view(node),
+        "is a part of another tensor already": operand in graph.places,
+        "is a result of the program": operand in graph.results(),
+        "is there twice": concat.inputs.count(operand) > 1,
+        "is read under another shape": any(is_view(u) for u in graph.users(operand)),
+        "keeps other channels together": not _blocks_fit(graph, concat.name, operand),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _readable(graph: Graph, places: Mapping[str, Place], name: str) -> bool:
-    """Whether readers of the slice `name` can read the whole instead."""
-    root = view_root(graph, graph[name].inputs[0])
-    return (name not in places and name not in graph.results() and root not in graph.updates
-            and not any(is_view(u) for u in graph.users(name)))
+def _unreadable(graph: Graph, node: Node) -> str:
+    """Why readers of a slice cannot read the whole instead; empty where they can."""
+    whole = node.inputs[0]
+    reasons = {
+        "it is a part of another tensor already": node.name in graph.places,
+        "it is a result of the program": node.name in graph.results(),
+        "the whole is overwritten by the program": view_root(graph, whole) in graph.updates,
+        "it is read under another shape": any(is_view(u) for u in graph.users(node.name)),
+        "it keeps other channels together than the whole": not _blocks_fit(graph, whole, node.name),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _blocks_fit(graph: Graph, whole: str, part: str) -> bool:
+    """Whether both keep the same channels together: then a part begins and ends with a block."""
+    one, other = graph.layouts.get(whole, PLAIN), graph.layouts.get(part, PLAIN)
+    return (one.block, one.axis) == (other.block, other.axis)

@@ -20,6 +20,7 @@ import numpy as np
 
 from compiler.dims import Dim
 from compiler.ir import TensorType
+from compiler.layout import PLAIN, Layout
 
 if TYPE_CHECKING:
     from compiler.build import Builder, Value
@@ -228,13 +229,14 @@ class Op:
 class Operand:
     """A tensor as lowering sees it: type, shape as TVM expressions, and how to read one element.
 
-    buffer: the TVM buffer it lies in, or None where reading an element computes it.
+    buffer: the TVM buffer it lies in, or None where reading an element computes it; layout: that of its memory.
     """
 
     type: TensorType
     shape: tuple[Any, ...]
     read: Any = field(repr=False)
     buffer: Any = field(default=None, repr=False)
+    layout: Layout = PLAIN
 
     def __call__(self, *index: Any) -> Any:
         return self.read(tuple(index))

@@ -14,12 +14,22 @@ class Context:
     """What passes may ask: the cost model of the target, and the batch that decisions are made for.
 
     seconds(graph, nodes): predicted time of the given nodes, each a kernel of its own with its element-wise tail.
-    training: whether the graph will be differentiated, so that its weights change from step to step.
+    training: whether the graph will be differentiated, so that its weights change from step to step; packed: whether what
+    depends on weights alone is computed once, when they are loaded. block: how many channels the target's schedules like
+    together; staged: the pairs (producer, reader) of ops that they can run band by band in one kernel; together: whether
+    kernels that do not need each other can share a call; cache: bytes of the cache a band should stay in; exact: whether
+    algorithms that round differently are ruled out.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
     batch: int = 1
     training: bool = False
+    packed: bool = True
+    block: int = 1
+    staged: frozenset[tuple[str, str]] = frozenset()
+    together: bool = False
+    cache: int = 512 << 10
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Rewrite:
 class Pass:
     """A pass of the pipeline. `run` changes the graph in place and returns what it considered.
 
-    training: whether it applies to a graph that will be trained; if not, `reason` says why not.
+    training: whether it applies to a graph that will be trained; if not, `reason` says why not. otherwise: what is done
+    where the pass is switched off; nothing, for most.
     """
 
     name: str
@@ -45,17 +56,19 @@ class Pass:
     doc: str = ""
     training: bool = True
     reason: str = ""
+    otherwise: Callable[[Graph, Context], list[Rewrite]] = field(default=lambda graph, context: [], repr=False)
 
 
 PASSES: dict[str, Pass] = {}
 
 
-def graph_pass(name: str, *, training: bool = True, reason: str = "") -> Callable[[Any], Any]:
+def graph_pass(name: str, *, training: bool = True, reason: str = "",
+               otherwise: Callable[[Graph, Context], list[Rewrite]] = lambda graph, context: []) -> Callable[[Any], Any]:
     """Decorator: makes a function (graph, context) → rewrites a pass, which `pipeline.PIPELINE` can name."""
     def declare(function: Callable[[Graph, Context], list[Rewrite]]) -> Callable[[Graph, Context], list[Rewrite]]:
         if name in PASSES:
             raise ValueError(f"the pass {name!r} is declared twice")
-        PASSES[name] = Pass(name, function, (function.__doc__ or "").strip(), training, reason)
+        PASSES[name] = Pass(name, function, (function.__doc__ or "").strip(), training, reason, otherwise)
         return function
 
     return declare

@@ -14,13 +14,13 @@ import numpy as np
 
 from compiler.autodiff import differentiate, is_trainable
 from compiler.build import Builder
-from compiler.group import group, is_leaf
+from compiler.group import is_leaf
 from compiler.ir import DTYPES, Graph, Node, unite
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 from compiler.passes.concat_gradients import concat_gradients
 from compiler.passes.expand import expand
-from compiler.views import place
+from compiler.passes.fuse_elementwise import with_kernels
 
 
 @graph_pass("merge_sibling_convs")
@@ -191,8 +191,8 @@ def _price(region: Graph, context: Context) -> float:
     for node in region.sorted():
         if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):
             fixed.add(node.name)
-    _, kernels = place(region, group(region))
-    anchors = [region[g.anchor] for g in kernels]
+    region = with_kernels(region)
+    anchors = [region[g.anchor] for launch in region.kernels for g in launch.groups]
     return context.seconds(region, [a for a in anchors if context.training or a.name not in fixed])
 
 

@@ -11,7 +11,11 @@ from compiler.passes import (  # noqa: F401  (each declares its pass)
     clean,
     collapse_linear_chains,
     concat_gradients,
+    eliminate_concat,
+    eliminate_split,
+    flatten_updates,
     fold_batch_norm,
+    fuse_elementwise,
     merge_sibling_convs,
     move_pooling,
 )
@@ -22,7 +26,8 @@ from runtime.errors import NetcError
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
 PRIMITIVES = ["concat_gradients", "clean"]  # on what is lowered
-PIPELINE = [*LAYERS, *PRIMITIVES]
+KERNELS = ["fuse_elementwise", "eliminate_concat", "eliminate_split", "flatten_updates"]  # on which of them share a kernel
+PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only:
             else chosen.reason if context.training and not chosen.training else ""
         before = graph.copy() if check else None
         start = time.perf_counter()
-        rewrites = [] if skipped else chosen.run(graph, context)
+        rewrites = chosen.otherwise(graph, context) if skipped else chosen.run(graph, context)
         if check:
             verify(graph, before)
         steps.append(Step(name, tuple(rewrites), time.perf_counter() - start, graph.copy(), skipped))

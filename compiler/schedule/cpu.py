@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad
+from compiler.schedule.cpu_loops import PARALLEL_NS, i64, loops
 from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_grad
-from compiler.schedule.kernel import Kernel
+from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
-# A template returns False, having emitted nothing, where it does not apply.
+# A template returns Work, whose pieces share one parallel region with others; True, having emitted all of it; or False,
+# having emitted nothing, where it does not apply.
 TEMPLATES = {
     "avg_pool": emit_pool,
     "avg_pool_grad": emit_pool_grad,
@@ -25,11 +32,33 @@ TEMPLATES = {
 }
 
 
-def emit(kernel: Kernel, cpu: Cpu, batch: int = 1) -> None:
-    """Emits `kernel` into the current IRBuilder frame.
+def emit(kernels: Sequence[Kernel], cpu: Cpu, batch: int = 1) -> None:
+    """Emits the kernels of one call, none of which reads what another writes, into the current IRBuilder frame.
 
     batch: the design batch, what an unknown extent counts for when deciding how much work goes to a thread.
     """
-    template = TEMPLATES.get(kernel.op.name)
-    if template is None or not template(kernel, cpu, batch):
-        emit_nest(kernel, cpu, batch)
+    works: list[Work] = []
+    for kernel in kernels:
+        template = TEMPLATES.get(kernel.op.name)
+        done = template is not None and template(kernel, cpu, batch)
+        if isinstance(done, Work):
+            works.append(done)
+        elif not done:
+            emit_nest(kernel, cpu, batch)
+    _share(works, cpu.llvm.get("num-cores", 1))
+
+
+def _share(works: Sequence[Work], threads: int) -> None:
+    """All pieces of all works: one region in which every thread takes its part of each, or loops where that pays not."""
+    if threads == 1 or sum(work.ns for work in works) <= PARALLEL_NS:
+        for work in works:
+            with loops([work.units]) as (unit,):
+                work.emit(unit, i64(0))
+        return
+    with T.parallel(0, i64(threads)) as thread:
+        for work in works:
+            units = i64(work.units)
+            first = tirx.floordiv(units * thread, i64(threads))
+            last = tirx.floordiv(units * (thread + 1), i64(threads))
+            with T.serial(0, last - first) as turn:
+                work.emit(first + turn, thread)

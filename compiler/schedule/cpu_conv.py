@@ -16,6 +16,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from compiler.layout import PLAIN
 from compiler.schedule.cpu_loops import (PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static,
                                          window_plane)
 from compiler.schedule.kernel import Kernel
@@ -80,7 +81,7 @@ def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     _Convolution(
         kernel, cpu, batch, g,
         read=(lambda n, c, y, x_: x(n, c, x_)) if flat else x,
-        plain=x.buffer,
+        plain=x.buffer if x.layout == PLAIN else None,
         weight=(lambda o, c, i, j: weight[o, c, j]) if flat else (lambda o, c, i, j: weight[o, c, i, j]),
         bias=bias[0] if bias else None,
     ).emit()
@@ -107,7 +108,7 @@ def emit_conv_input_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     _Convolution(
         kernel, cpu, batch, g,
         read=(lambda n, c, y, x: grad(n, c, x)) if flat else grad,
-        plain=grad.buffer,
+        plain=grad.buffer if grad.layout == PLAIN else None,
         weight=lambda o, c, i, j: packed[o, c, i, j],
         bias=None,
     ).emit()
@@ -271,11 +272,15 @@ class _Convolution:
                             value = self._input(n, slot, first_channel + c, row, ky, kx, column)
                             weight = self.weight(first_output + i, c, ky, kx)
                             T.buffer_store(acc, acc[i, lane] + value * weight, [i, lane])
-        with T.unroll(0, i64(m)) as i:
+
+        def finish(i: Any, store: Callable) -> None:
             for acc, start, (skip, count) in zip(sums, piece.starts, piece.stored):
                 with T.vectorized(0, i64(self.width if self.tall else count)) as lane:
                     row, column = self._place(y, x + start, lane + skip)
-                    self.kernel.store(self._result(n, first_output + i, row, column), acc[i, lane + skip])
+                    store(self._result(n, first_output + i, row, column), acc[i, lane + skip])
+
+        with T.unroll(0, i64(m)) as i:
+            self.kernel.each(first_output + i, lambda store: finish(i, store))
 
     def _place(self, y: Any, x: Any, lane: Any) -> tuple[Any, Any]:
         """Row and column of a lane; where rows are tiled together, `x` counts their lanes."""

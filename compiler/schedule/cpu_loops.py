@@ -219,8 +219,12 @@ def walk(node: Any) -> Iterator[Any]:
 
 
 def flat_index(buffer: Any, indices: Sequence[Any]) -> Any:
-    """The position of an access in a compact buffer."""
+    """The position of an access in a buffer."""
     flat = i64(0)
+    if len(buffer.strides):
+        for index, stride in zip(indices, buffer.strides):
+            flat = flat + i64(index) * i64(stride)
+        return flat
     for index, extent in zip(indices, buffer.shape):
         flat = flat * i64(extent) + i64(index)
     return flat

@@ -17,6 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler import scalar
+from compiler.layout import Layout
 from compiler.ops.base import Operand, Reduce
 from compiler.schedule.cpu_loops import (PARALLEL_NS, ceildiv, cost_ns, draft, dtype_of, fused, i64, known, loops,
                                          static, strides, unflatten)
@@ -32,6 +33,9 @@ def emit_nest(kernel: Kernel, cpu: Cpu, batch: int) -> None:
     zero = [i64(0)] * len(kernel.shape)
     if isinstance(_value(kernel, zero), Reduce):
         _Reduction(kernel, cpu, batch).emit()
+    elif kernel.layout.block > 1:
+        _emit_elements(Layout(kernel.layout.block, kernel.layout.axis).extents(kernel.shape), lambda at: kernel.store(
+            idx := kernel.layout.logical(at), _value(kernel, idx)), batch)
     else:
         _emit_elements(kernel.shape, lambda idx: kernel.store(tuple(idx), _value(kernel, idx)), batch)
 

@@ -22,12 +22,13 @@ THREADS = 256
 FEW_OUTPUTS = 4096
 
 
-def emit(kernel: Kernel, batch: int) -> None:
-    """Emit `kernel` into the current function of the IR builder, as a grid that covers `kernel.shape`.
+def emit(kernels: Sequence[Kernel], batch: int) -> None:
+    """Emit the one kernel of a launch into the current function of the IR builder, as a grid that covers its shape.
 
     batch: what a symbolic extent counts for where a choice needs a number; it changes speed and rounding only.
     The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
+    kernel, = kernels
     element = _compute(kernel, [_index(0) for _ in kernel.shape])
     long = isinstance(element, Reduce) and _assumed(element.extents, batch) >= THREADS
     if long and _assumed(kernel.shape, batch) <= FEW_OUTPUTS:

@@ -3,7 +3,7 @@
 import numpy as np
 import tvm
 
-from compiler import lower
+from compiler import lower, programs
 from compiler.artifact import input_entries, parameter_entry
 from compiler.backend import CpuBackend
 from compiler.ir import Graph
@@ -17,14 +17,15 @@ HOST = parse_cpu("cpu")
 
 def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = None, target=HOST) -> Executable:
     """The programs of `graphs` (primitives only) as one executable; parameters take `values`."""
+    graphs = {name: programs.kernels(graph) for name, graph in graphs.items()}
     slots = lower.layout(list(graphs.values()))
-    lowering = lower.Lowering(lambda kernel, batch: cpu.emit(kernel, target, batch), slots)
-    programs = {name: lowering.program(name, graph) for name, graph in graphs.items()}
+    lowering = lower.Lowering(lambda kernels, batch: cpu.emit(kernels, target, batch), slots)
+    entries = {name: lowering.program(name, graph) for name, graph in graphs.items()}
     backend = CpuBackend("cpu")
     backend.cpu = target
     members = backend.members(lowering.module, {})
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
-    manifest = {"net": "test", "target": backend.describe(), "programs": programs,
+    manifest = {"net": "test", "target": backend.describe(), "programs": entries,
                 "inputs": [e for g in graphs.values() for e in input_entries(g)],
                 "parameters": [parameter_entry(nodes[p], s) for p, s in slots.items()],
                 "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0), "tvm": tvm.__version__}

@@ -5,10 +5,9 @@ import pytest
 
 from compiler.build import Builder
 from compiler.dims import symbol
-from compiler.group import group
 from compiler.interpret import run as interpret
 from compiler.ir import Graph, Node, TensorType
-from compiler.views import place
+from compiler.passes.fuse_elementwise import with_kernels
 from tests.compiler.harness import executable
 
 N = symbol("N")
@@ -95,7 +94,7 @@ def test_no_two_operands_share_memory():
     parts = [net.conv(net.x, c) for c in (1, 2, 3)]
     whole = net.b.op("concat", *parts, axis=1)
     net.graph.outputs = {"p": net.conv(whole, 1).name}
-    places, groups = place(net.graph, group(net.graph))
-    assert whole.name not in {g.anchor for g in groups}
-    covered = sorted((places[p.name].starts[1], places[p.name].starts[1] + p.shape[1]) for p in parts)
+    graph = with_kernels(net.graph)
+    assert whole.name not in {name for launch in graph.kernels for name in launch.nodes}
+    covered = sorted((graph.places[p.name].starts[1], graph.places[p.name].starts[1] + p.shape[1]) for p in parts)
     assert covered == [(0, 1), (1, 3), (3, 6)]

@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler import dims, scalar
 from compiler.ir import DTYPES, TensorType
+from compiler.layout import PLAIN
 from compiler.ops import REGISTRY, namespace
 from compiler.ops.base import Operand
 from compiler.schedule import cpu as schedule
@@ -86,15 +87,18 @@ class Compiled:
                         return Operand(t, shape(t), lambda idx: buffer[idx or (0,)], buffer)
                     return Operand(t, shape(t), lambda idx: inline[i][1](scalar, buffer[idx]))
 
-                def store(idx, value):
+                def finish(idx, value):
                     if case.tail:
                         rest = [operand(len(stored) + i, t).broadcast(idx) for i, t in enumerate(case.extra)]
                         value = case.tail(scalar, value, *rest)
-                    T.buffer_store(buffers[-1], value, list(idx) or [0])
+                    return value
+
+                def store(idx, value):
+                    T.buffer_store(buffers[-1], finish(idx, value), list(idx) or [0])
 
                 kernel = Kernel("k", op, attrs, [operand(i, t) for i, t in enumerate(case.types)], self.out,
-                                shape(self.out), store, scratch)
-                schedule.emit(kernel, cpu, batch)
+                                shape(self.out), PLAIN, (), store, finish, scratch, {})
+                schedule.emit([kernel], cpu, batch)
                 T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
         self.body = inner.get()
         self.scratch_size = (size, offset * 4)

@@ -1,0 +1,49 @@
+"""A kernel as the manifest lists it: what it computes for whom, what it costs, and where its results are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compiler import dims, flat
+from compiler.dims import Dim
+from compiler.group import Launch
+from compiler.ir import DTYPES, Graph, unite
+from compiler.ops import REGISTRY, namespace
+from compiler.tensors import layout_of, origin, touched
+
+
+def describe(graph: Graph, function: str, launch: Launch, storage: Mapping[str, str], memory: Any) -> dict[str, Any]:
+    """The manifest's entry. bytes: the unique bytes of the kernel's tensors, read or written once; a part of a tensor
+    counts for itself, scratch does not."""
+    nodes = [graph[m] for m in launch.nodes]
+    sizes = {(storage[name], graph.places.get(name)): graph[name].type.bytes for name in touched(graph, launch)}
+    macs: Dim = 0
+    flops: Dim = 0
+    for node in nodes:
+        types = [graph[i].type for i in node.inputs]
+        macs = macs + REGISTRY[node.op].macs(namespace(node.attrs), types, node.type)
+        flops = flops + REGISTRY[node.op].flops(namespace(node.attrs), types, node.type)
+    total: Dim = 0
+    for size in sizes.values():
+        total = total + size
+    return {"name": launch.groups[-1].members[-1], "function": function, "members": launch.nodes,
+            "ops": [n.op for n in nodes], "layers": sorted({o.layer for o in unite(n.origins for n in nodes)}),
+            "macs": dims.as_json(macs), "flops": dims.as_json(flops), "bytes": dims.as_json(total),
+            "results": [_result(graph, name, storage[name], memory) for name in launch.results]}
+
+
+def _result(graph: Graph, name: str, storage: str, memory: Any) -> dict[str, Any]:
+    """Where a result is: an argument, a parameter or a stretch of the arena, its extents there, and which part it is."""
+    kind, _, what = storage.partition(":")
+    base, offset = flat.base_and_offset(storage)
+    where: dict[str, Any] = {"in": kind, "name": what} if kind != "node" else {
+        "in": "arena", "offset": dims.as_json(memory.offsets[base] + offset)}
+    layout, place, shape = layout_of(graph, name), graph.places.get(name), graph[name].type.shape
+    if place or any(layout.halo):
+        starts = origin(layout, place.starts if place else (0,) * len(shape))
+        counts = type(layout)(layout.block, layout.axis).extents(shape)
+        where["part"] = [[dims.as_json(s), dims.as_json(s + n)] for s, n in zip(starts, counts)]
+        shape = graph[place.root].type.shape if place else shape
+    return {**where, "dtype": DTYPES[graph[name].type.dtype],
+            "shape": [dims.as_json(d) for d in layout.extents(shape)]}

@@ -1,0 +1,59 @@
+"""How a tensor lies in memory. Not part of its type: whoever reads or writes by logical index is right in any layout.
+
+A blocked layout keeps a few neighbouring channels together, so that a vector is full whatever the width of the map; zeros
+around each map (a halo) let a padded convolution read it without a padded copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compiler.dims import Dim
+
+
+@dataclass(frozen=True)
+class Layout:
+    """block: how many neighbours along `axis` lie together, innermost (1: as the shape says, row-major); channels of an
+    activation are axis 1, outputs of a weight axis 0. halo: rows above, columns left, rows below, columns right of each
+    map that hold zeros."""
+
+    block: int = 1
+    axis: int = 1
+    halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def extents(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+        """What is allocated for a tensor of this shape, outermost first."""
+        if self == PLAIN:
+            return tuple(shape)
+        top, left, bottom, right = self.halo
+        *outer, height, width = shape
+        sizes = [*outer, height + (top + bottom), width + (left + right)]
+        if self.block > 1:
+            sizes[self.axis] = sizes[self.axis] // self.block
+            sizes.append(self.block)
+        return tuple(sizes)
+
+    def physical(self, index: Sequence[Any]) -> tuple[Any, ...]:
+        """The index into the buffer, whose origin is the first element that is no halo, of a logical index."""
+        if self.block == 1:
+            return tuple(index)
+        at = index[self.axis]
+        blocked = [i // self.block if axis == self.axis else i for axis, i in enumerate(index)]
+        return (*blocked, at % self.block)
+
+    def logical(self, index: Sequence[Any]) -> tuple[Any, ...]:
+        """The logical index of an index into the buffer."""
+        if self.block == 1:
+            return tuple(index)
+        *outer, lane = index
+        return tuple(i * self.block + lane if axis == self.axis else i for axis, i in enumerate(outer))
+
+    def __str__(self) -> str:
+        words = [f"axis {self.axis} by {self.block}"] if self.block > 1 else []
+        words += ["halo " + ",".join(map(str, self.halo))] if any(self.halo) else []
+        return " ".join(words) or "plain"
+
+
+PLAIN = Layout()

@@ -306,7 +306,7 @@ class Body(Evaluator):
                       "does a block call itself without end?")
         chain = (Note(f"in `{block.name}`, called", span), *self.chain)
         names = tuple(result.name for result in block.results)
-        body = Body(self.session, target.unit, place, names if len(names) == 1 else (), chain)
+        body = self.inner(target.unit, place, names if len(names) == 1 else (), chain)
         for arg, parameter in zip(callee.parameters, block.parameters):
             if arg.kind == "tensor":
                 value: Any = replace(bound[arg.name].value, name=arg.name)
@@ -322,6 +322,10 @@ class Body(Evaluator):
         body.run(block.body)
         tensors = body.all([lambda r=r: body.result(block, r) for r in block.results])
         return tensors[0] if len(tensors) == 1 else Results(block.name, tuple(tensors))
+
+    def inner(self, unit: Unit, place: Place, results: tuple[str, ...], chain: tuple[Note, ...]) -> Body:
+        """What elaborates the body of a block that is called here."""
+        return Body(self.session, unit, place, results, chain)
 
     def result(self, block: tree.Block, target: tree.Target) -> Tensor:
         if self.scope.find(target.name) is None:

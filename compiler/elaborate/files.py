@@ -31,6 +31,7 @@ class Unit:
     complete: bool = True
     blocks: dict[str, tree.Block] = field(default_factory=dict)
     nets: dict[str, tree.Net] = field(default_factory=dict)
+    rules: dict[str, tree.Rule] = field(default_factory=dict)
     data: dict[str, tree.Section] = field(default_factory=dict)
     train: dict[str, tree.Section] = field(default_factory=dict)
     imports: dict[str, Unit | None] = field(default_factory=dict)  # None: the import went wrong
@@ -160,6 +161,8 @@ def declare(unit: Unit, library: Library) -> None:
                                  "choose another name: nothing is shadowed")
             case tree.Net() if once("net", part.name, part.span):
                 unit.nets[part.name] = part
+            case tree.Rule() if once("rule", part.name, part.span):
+                unit.rules[part.name] = part
             case tree.Section() if once(f"{part.kind} section", part.name, part.span):
                 (unit.data if part.kind == "data" else unit.train)[part.name] = part
     evaluator = file_evaluator(unit, report)

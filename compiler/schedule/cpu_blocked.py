@@ -1,0 +1,420 @@
+"""Direct convolution on the CPU in blocked layout: [N, C/b, H, W, b] activations, [O/b, kh, kw, I, b] weights, b lanes.
+
+A unit of work is one group of output blocks (two or three) on a chunk of rows of one image; its register tiles read a
+blocked input where it lies, borders being zeros of its halo. Any other input is copied band by band into padded rows.
+Depthwise convolutions have a kernel of their own: lanes are channels, and taps are products of vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
+from compiler.schedule.cpu_tile import Run, Tiling, choose, cut, ranged, reduction, register_tile, tiling
+from compiler.schedule.kernel import Kernel, Work
+from compiler.target import Cpu
+
+CYCLES_PER_NS = 3.3   # to decide whether threads pay
+BAND_BYTES = 64 << 10  # of input rows that are copied before they are read
+
+Read = Callable[[Any, Any, Any, Any], Any]
+Put = Callable[[Any, Callable], None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution or pooling of maps: sizes are (rows, columns), pad the zeros above and left."""
+
+    source: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pad: tuple[int, int]
+    out: tuple[int, int]
+
+    @property
+    def beyond(self) -> tuple[int, int]:
+        """How many zeros below and right of the source the windows reach."""
+        return tuple(max(0, (o - 1) * s + (k - 1) * d + 1 - p - size) for o, s, k, d, p, size in zip(
+            self.out, self.stride, self.kernel, self.dilation, self.pad, self.source))
+
+    def span(self, rows: Any) -> Any:
+        """How many source rows the windows of so many rows reach over."""
+        return (rows - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+
+
+def window(a: Any, source: Sequence[Any], out: Sequence[Any]) -> Window | None:
+    """The window of a node's attributes on maps of known size; None where a size is a symbol."""
+    sizes = [static(extent) for extent in (*source, *out)]
+    if len(sizes) != 4 or not all(sizes):
+        return None
+    return Window(tuple(sizes[:2]), tuple(a.kernel), tuple(a.stride), tuple(getattr(a, "dilation", (1, 1))),
+                  tuple(lo for lo, _ in a.pad), tuple(sizes[2:]))
+
+
+def blocked(layout: Any, cpu: Cpu, axis: int = 1) -> bool:
+    return layout.block == cpu.lanes and layout.axis == axis
+
+
+def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
+    """The work of `conv` where weight and result are blocked, else None (and nothing emitted)."""
+    conv = direct(kernel, cpu)
+    if conv is None or 0 in kernel.staged:
+        return None
+    x = kernel.operands[0]
+    if conv.depthwise:
+        return Depthwise(conv).work(batch) if conv.reads(x) else None
+    if conv.reads(x):
+        return _in_place(conv, batch)
+    return banded(conv, batch, lambda n, slot, band: band.copy(lambda c, y, x_: x(n, c, y, x_)), blocks=None)
+
+
+def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
+    """The convolution of a kernel whose weight and result are blocked by the lanes of `cpu`, else None."""
+    x, w = kernel.operands[:2]
+    if len(kernel.shape) != 4 or any(o.dtype != "float32" for o in kernel.operands):
+        return None
+    if not blocked(kernel.layout, cpu) or w.buffer is None or not blocked(w.layout, cpu, axis=0):
+        return None
+    view = window(kernel.a, x.shape[2:], kernel.shape[2:])
+    channels, outputs = static(x.shape[1]), static(kernel.shape[1])
+    if view is None or not channels or outputs // kernel.a.groups % cpu.lanes and kernel.a.groups < outputs:
+        return None
+    return Direct(kernel, cpu, view, channels, outputs)
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A convolution, and the loops over its tiles."""
+
+    kernel: Kernel
+    cpu: Cpu
+    window: Window
+    channels: int
+    outputs: int
+
+    @property
+    def groups(self) -> int:
+        return self.kernel.a.groups
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.channels == self.outputs > 1
+
+    @property
+    def inputs(self) -> int:
+        """Channels that an output reads."""
+        return self.channels // self.groups
+
+    @property
+    def blocks(self) -> int:
+        """Of outputs, in a group."""
+        return self.outputs // self.groups // self.cpu.lanes
+
+    @property
+    def macs(self) -> int:
+        """Per image."""
+        return prod(self.window.out) * self.outputs * self.inputs * prod(self.window.kernel)
+
+    @property
+    def steps(self) -> int:
+        """Of a reduction."""
+        return self.inputs * prod(self.window.kernel)
+
+    def reads(self, x: Any) -> bool:
+        """Whether the tiles can read operand `x` where it lies: blocked, its groups too, with a halo for all windows."""
+        if x.buffer is None or not blocked(x.layout, self.cpu) or not self.depthwise and self.inputs % self.cpu.lanes:
+            return False
+        return all(h >= need for h, need in zip(x.layout.halo, (*self.window.pad, *self.window.beyond)))
+
+    def flat(self, x: Any) -> bool:
+        """Whether all rows of `x` and of the result are one: no window, and nothing between rows."""
+        w = self.window
+        return w.kernel == w.stride == (1, 1) and w.pad == (0, 0) and w.source == w.out and not any(x.layout.halo)
+
+    def tiling(self, rows: int, columns: int) -> Tiling:
+        return tiling(self.cpu.registers, self.cpu.lanes, self.blocks, rows, columns, self.steps)
+
+    @property
+    def put(self) -> Put:
+        """Stores of the kernel: put(output block, emit), where emit gets a `store(idx, value)`."""
+        return lambda block, emit: self.kernel.each(block * self.cpu.lanes, emit)
+
+    def tile(self, n: Any, first: Any, size: int, place: Sequence[Any], shape: tuple[int, int], read: Read, put: Put,
+             index: Callable[[Any, Any], tuple[Any, Any]] = lambda y, x: (y, x)) -> None:
+        """One tile: `size` output blocks from block `first` (of all groups) on, at `shape` positions from `place` on.
+
+        read(block, lane, y, x): an input element, (y, x) counted from the source's first, negative in the padding;
+        block None: `lane` counts all channels. index(y, x): the result's row and column of a position.
+        """
+        lanes, view, w = self.cpu.lanes, self.window, self.kernel.operands[1].buffer
+        bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
+        (rows, columns), (y0, x0) = shape, place
+        group = 0 if self.groups == 1 else tirx.floordiv(first, i64(self.blocks))
+        whole = self.inputs % lanes == 0
+        extents = (*view.kernel, self.inputs // lanes, lanes) if whole else (*view.kernel, self.inputs)
+
+        def split(i: Any) -> tuple[Any, Any]:
+            """Row and column of position i."""
+            if rows == 1:
+                return y0, x0 + i
+            return (y0 + i, x0) if columns == 1 else (y0 + tirx.floordiv(i, i64(columns)), x0 + tirx.floormod(i, i64(columns)))
+
+        def x(step: Sequence[Any], i: Any) -> Any:
+            ky, kx, *c = step
+            y, x_ = split(i)
+            y = y * view.stride[0] + ky * view.dilation[0] - view.pad[0]
+            x_ = x_ * view.stride[1] + kx * view.dilation[1] - view.pad[1]
+            if not whole:
+                return read(None, c[0] + group * self.inputs, y, x_)
+            return read(c[0] + group * (self.inputs // lanes), c[1], y, x_)
+
+        def weight(step: Sequence[Any], j: int, lane: Any) -> Any:
+            ky, kx, *c = step
+            return w[first + j, c[0] * lanes + c[1] if whole else c[0], ky, kx, lane]
+
+        def start(j: int, lane: Any) -> Any:
+            return bias((first + j) * lanes + lane) if bias is not None else tirx.const(0.0, "float32")
+
+        sums = register_tile(lanes, rows * columns, size, start, extents, x, weight)
+        for j, acc in enumerate(sums):
+            def emit(store: Callable, j: int = j, acc: Any = acc) -> None:
+                with T.unroll(0, i64(rows * columns)) as i, T.vectorized(0, i64(lanes)) as lane:
+                    store((n, (first + j) * lanes + lane, *index(*split(i))), acc[i, lane])
+
+            put(first + j, emit)
+
+    def rows(self, n: Any, group: tuple[int, Any], rows: Sequence[Run], bounds: Callable[[Run], tuple[Any, Any]],
+             columns: Sequence[Run], read: Read, put: Put, index: Callable = lambda y, x: (y, x)) -> None:
+        """All tiles of one group of output blocks (size, first) in the rows that `bounds(run)` picks of each run."""
+        size, first = group
+        for row in rows:
+            with ranged(row, *bounds(row)) as y:
+                for column in columns:
+                    with loops([column.count]) as (turn,):
+                        self.tile(n, first, size, (y, column.piece(turn)), (row.size, column.size), read, put, index)
+
+    def each_group(self, tiles: Tiling, emit: Callable[[tuple[int, Any]], None]) -> None:
+        """emit((size, first block)) for all groups of output blocks, one after the other."""
+        with loops([self.groups]) as (group,):
+            for run in tiles.groups:
+                with loops([run.count]) as (turn,):
+                    emit((run.size, run.piece(turn) + group * self.blocks))
+
+
+# --- a blocked input -------------------------------------------------------------------------------------------------
+
+
+def _in_place(conv: Direct, batch: int) -> Work:
+    """Units are (image, chunk of rows, group of output blocks)."""
+    kernel, view, (x, *_) = conv.kernel, conv.window, conv.kernel.operands
+    flat = conv.flat(x)
+    height, width = (prod(view.out), 1) if flat else view.out
+    tiles = conv.tiling(height, width)
+    chunks = _chunks(conv, tiles, batch)
+    ns = batch * conv.groups * tiles.cycles / CYCLES_PER_NS
+    per_chunk = conv.groups * tiles.units
+
+    def index(y: Any, x_: Any) -> tuple[Any, Any]:
+        return (tirx.floordiv(y, i64(view.out[1])), tirx.floormod(y, i64(view.out[1]))) if flat else (y, x_)
+
+    def emit(unit: Any, slot: Any) -> None:
+        rest, turn = tirx.floordiv(unit, i64(per_chunk)), tirx.floormod(unit, i64(per_chunk))
+        n, chunk = tirx.floordiv(rest, i64(chunks)), tirx.floormod(rest, i64(chunks))
+        group, turn = tirx.floordiv(turn, i64(tiles.units)), tirx.floormod(turn, i64(tiles.units))
+
+        def read(block: Any, lane: Any, y: Any, x_: Any) -> Any:
+            return x.buffer[n, block, i64(0), y, lane] if flat else x.buffer[n, block, y, x_, lane]
+
+        def bounds(run: Run) -> tuple[Any, Any]:
+            if chunks == 1:
+                return None, None
+            return (tirx.floordiv(chunk * run.count, i64(chunks)), tirx.floordiv((chunk + 1) * run.count, i64(chunks)))
+
+        choose(turn, tiles.groups, lambda run, first: conv.rows(
+            n, (run.size, first + group * conv.blocks), tiles.rows[run.size], bounds, tiles.columns[run.size], read,
+            conv.put, index))
+
+    return Work(kernel.shape[0] * (chunks * per_chunk), ns, emit)
+
+
+def _chunks(conv: Direct, tiles: Tiling, batch: int) -> int:
+    """In how many chunks the rows of an image are taken: so that what comes from beyond L2 is least, and there are units
+    for all threads."""
+    image, weights = (4 * size for size in (prod(conv.window.source) * conv.inputs, conv.steps * conv.outputs // conv.groups))
+    fitting = ceildiv(image, conv.cpu.l2 // 2)
+    chunks = fitting if image + fitting * weights < tiles.units * image + weights else 1
+    threads = conv.cpu.llvm.get("num-cores", 1)
+    if threads > 1 and batch * conv.groups * tiles.cycles / CYCLES_PER_NS > PARALLEL_NS:
+        chunks = max(chunks, ceildiv(2 * threads, tiles.units * conv.groups * batch))
+    return min(chunks, *(run.count for runs in tiles.rows.values() for run in runs))
+
+
+# --- an input that is made band by band ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows of a source with its padding, all channels, in the scratch of one thread; `first` is the first one's number.
+
+    buffer: (slots, blocks, rows, columns, lanes), or (slots, channels, rows, columns) where channels are not blocked.
+    """
+
+    conv: Direct
+    buffer: Any
+    slot: Any
+    first: Any
+    rows: Any
+
+    def read(self, block: Any, lane: Any, y: Any, x: Any) -> Any:
+        return self.buffer[self.at(block, lane, y, x)]
+
+    def at(self, block: Any, lane: Any, y: Any, x: Any) -> tuple[Any, ...]:
+        """The place of a source element."""
+        place = y - self.first, x + self.conv.window.pad[1]
+        return (self.slot, lane, *place) if block is None else (self.slot, block, *place, lane)
+
+    @cached_property
+    def columns(self) -> int:
+        view = self.conv.window
+        return view.pad[1] + view.source[1] + view.beyond[1]
+
+    def copy(self, source: Callable[[Any, Any, Any], Any]) -> None:
+        """Fills all channels from source(c, y, x)."""
+        lanes = self.conv.cpu.lanes if len(self.buffer.shape) == 5 else 0
+        if lanes:
+            with T.serial(0, i64(self.conv.channels // lanes)) as block:
+                self.fill(block, lambda y, x, lane: source(block * lanes + lane, y, x))
+        else:
+            with T.serial(0, i64(self.conv.channels)) as c:
+                self.fill(None, lambda y, x, _: source(c, y, x), c)
+
+    def fill(self, block: Any, source: Callable[[Any, Any, Any], Any], channel: Any = None) -> None:
+        """Fills the rows of one block (or channel) from source(y, x, lane), zeros around the map."""
+        self.each_row(lambda y: self._each(y, 0, self.conv.window.source[1], block, channel,
+                                           lambda x, lane: source(y, x, lane)), block, channel)
+
+    def each_row(self, emit: Callable[[Any], None], block: Any, channel: Any = None) -> None:
+        """emit(y) for the rows that the source has; zeros in the others and in the columns outside of it."""
+        view = self.conv.window
+        zero = tirx.const(0.0, "float32")
+        with T.serial(0, i64(self.rows)) as row:
+            y = row + self.first
+
+            def inside() -> None:
+                self._each(y, -view.pad[1], view.pad[1], block, channel, lambda x, lane: zero)
+                self._each(y, view.source[1], view.beyond[1], block, channel, lambda x, lane: zero)
+                emit(y)
+
+            if view.pad[0] or view.beyond[0] or static(self.first) is None:
+                with T.If(tirx.all(y >= 0, y < i64(view.source[0]))):
+                    with T.Then():
+                        inside()
+                    with T.Else():
+                        self._each(y, -view.pad[1], self.columns, block, channel, lambda x, lane: zero)
+            else:
+                inside()
+
+    def _each(self, y: Any, first: int, count: int, block: Any, channel: Any, value: Callable) -> None:
+        if count <= 0:
+            return
+        with T.serial(0, i64(count)) as x:
+            if block is None:
+                T.buffer_store(self.buffer, value(x + first, None), self.at(None, channel, y, x + first))
+            else:
+                with T.vectorized(0, i64(self.conv.cpu.lanes)) as lane:
+                    T.buffer_store(self.buffer, value(x + first, lane), self.at(block, lane, y, x + first))
+
+
+def banded(conv: Direct, batch: int, fill: Callable[[Any, Any, Band], None], blocks: int | None) -> Work:
+    """Work whose units are (image, band of result rows): fill(n, slot, band), then all output blocks.
+
+    blocks: of the band's channels; None: it is not blocked.
+    """
+    kernel, cpu, view = conv.kernel, conv.cpu, conv.window
+    rows = band_rows(conv, batch)
+    tiles = conv.tiling(1, view.out[1])
+    span = view.span(rows)
+    threads = cpu.llvm.get("num-cores", 1)
+    columns = view.pad[1] + view.source[1] + view.beyond[1]
+    shape = (threads, conv.channels, span, columns) if blocks is None else (threads, blocks, span, columns, cpu.lanes)
+    buffer = kernel.scratch(tuple(map(i64, shape)), "float32")
+    bands = ceildiv(view.out[0], rows)
+    ns = batch * conv.groups * tiles.cycles * view.out[0] / CYCLES_PER_NS
+
+    def emit(unit: Any, slot: Any) -> None:
+        n, number = tirx.floordiv(unit, i64(bands)), tirx.floormod(unit, i64(bands))
+        y0 = tirx.floordiv(number * view.out[0], i64(bands))
+        count = tirx.floordiv((number + 1) * view.out[0], i64(bands)) - y0
+        band = Band(conv, buffer, slot, y0 * view.stride[0] - view.pad[0], view.span(count))
+        fill(n, slot, band)
+        conv.each_group(tiles, lambda group: conv.rows(
+            n, group, (Run(1, y0, count),), lambda run: (None, None), tiles.columns[group[0]], band.read, conv.put))
+
+    return Work(kernel.shape[0] * bands, ns, emit)
+
+
+def band_rows(conv: Direct, batch: int) -> int:
+    """Result rows of a band: few enough for the cache and for all threads, and as many as that allows."""
+    view, threads = conv.window, conv.cpu.llvm.get("num-cores", 1)
+    columns = view.pad[1] + view.source[1] + view.beyond[1]
+    row = 4 * columns * conv.channels
+    rows = 1
+    while rows < view.out[0] and view.span(rows + 1) * row <= max(BAND_BYTES, conv.cpu.l2 // 4):
+        rows += 1
+    return min(rows, max(1, view.out[0] // ceildiv(threads, batch)))
+
+
+# --- depthwise -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Depthwise:
+    """Lanes are channels: a tap is a product of vectors, and a tile a run of positions of one block."""
+
+    conv: Direct
+
+    def work(self, batch: int) -> Work:
+        """Units are (image, block of channels)."""
+        conv, view = self.conv, self.conv.window
+        blocks = conv.channels // conv.cpu.lanes
+        buffer = conv.kernel.operands[0].buffer
+
+        def emit(unit: Any, slot: Any) -> None:
+            n, block = tirx.floordiv(unit, i64(blocks)), tirx.floormod(unit, i64(blocks))
+            self.rows(n, block, Run(1, 0, view.out[0]), lambda y, x, lane: buffer[n, block, y, x, lane], conv.put)
+
+        return Work(conv.kernel.shape[0] * blocks, batch * conv.macs / conv.cpu.lanes / CYCLES_PER_NS, emit)
+
+    def rows(self, n: Any, block: Any, rows: Run, read: Callable[[Any, Any, Any], Any], put: Put) -> None:
+        """All positions of some rows; read(y, x, lane) gives source elements."""
+        view, cpu = self.conv.window, self.conv.cpu
+        with ranged(rows, None, None) as y:
+            for column in cut(view.out[1], min(8, cpu.registers - 2)):
+                with loops([column.count]) as (turn,):
+                    self.tile(n, block, y, column.piece(turn), column.size, read, put)
+
+    def tile(self, n: Any, block: Any, y: Any, x: Any, m: int, read: Callable[[Any, Any, Any], Any], put: Put) -> None:
+        view, lanes, (_, w, *bias) = self.conv.window, self.conv.cpu.lanes, self.conv.kernel.operands
+        sums = T.alloc_buffer((m, lanes), "float32")
+        with T.unroll(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:
+            start = bias[0](block * lanes + lane) if bias else tirx.const(0.0, "float32")
+            T.buffer_store(sums, start, [i, lane])
+        with reduction(view.kernel, m) as (ky, kx), T.unroll(0, i64(m)) as i:
+            with T.vectorized(0, i64(lanes)) as lane:
+                value = read(y * view.stride[0] + ky * view.dilation[0] - view.pad[0],
+                             (x + i) * view.stride[1] + kx * view.dilation[1] - view.pad[1], lane)
+                T.buffer_store(sums, sums[i, lane] + value * w.buffer[block, 0, ky, kx, lane], [i, lane])
+
+        def emit(store: Callable) -> None:
+            with T.unroll(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:
+                store((n, block * lanes + lane, y, x + i), sums[i, lane])
+
+        put(block, emit)

@@ -17,6 +17,8 @@ from compiler.ops import REGISTRY
 
 VIEWS = ("reshape", "flatten")
 READS_ONCE = ("conv", "conv_weight_grad", "conv_input_grad", "sum", "mean", "max", "transpose", "pad", "slice")
+# Cheaper to compute again in each of a few reads than to keep in memory.
+READS_FEW = {"channel_sum": ("square",)}
 SPLIT = ("conv", "winograd_conv")  # whose schedules know which channels go to which slice
 # Long polynomials that use their operand many times over: TVM's passes take the product of the uses along a chain, so one
 # such op never reads another (nor what another became) within a kernel.
@@ -144,7 +146,7 @@ def _host(graph: Graph, node: Node, home: dict[str, Group], rank: dict[int, int]
     """The group whose tail `node` can join: one that makes an operand of the same shape, unless another operand comes from
     a later group, or from another part of the same one. So no group ever reads a later one, and kernels cannot wait for
     each other."""
-    if not REGISTRY[node.op].pointwise:
+    if not REGISTRY[node.op].pointwise or _inline_again(graph, node):
         return None
     hosts = [home[i] for i in node.inputs if i in home and graph[i].type.shape == node.type.shape
              and (i in before) == (node.name in before)]
@@ -152,6 +154,12 @@ def _host(graph: Graph, node: Node, home: dict[str, Group], rank: dict[int, int]
     latest = max((rank[id(home[r])] for r in roots if r in home), default=-1)
     host = next((host for host in hosts if rank[id(host)] == latest), None)
     return host if len({part.get(r) for r in roots if home.get(r) is host}) < 2 else None
+
+
+def _inline_again(graph: Graph, node: Node) -> bool:
+    """Whether the one reader of a node computes it again rather than read it from memory."""
+    users = graph.users(node.name)
+    return len(users) == 1 and node.op in READS_FEW.get(users[0].op, ()) and node.name not in graph.results()
 
 
 def _results(graph: Graph, g: Group) -> list[str]:
@@ -166,10 +174,10 @@ def _inline_producers(graph: Graph, groups: list[Group], home: dict) -> list[Gro
     gone: set[int] = set()
     for g in groups:
         anchor = graph[g.anchor]
-        if anchor.op not in READS_ONCE:
-            continue
         for source in dict.fromkeys(anchor.inputs):
             producer = home.get(source)
+            if anchor.op not in READS_ONCE and not _inline_again(graph, graph[source]):
+                continue
             if (producer is None or producer is g or id(producer) in gone or source in wanted
                     or not all(REGISTRY[graph[m].op].pointwise for m in producer.members) or producer.inlined
                     or producer.results != [source] or {u.name for u in graph.users(source)} != {g.anchor}

@@ -31,6 +31,9 @@ def hoist(graphs: Mapping[str, Graph]) -> Graph | None:
                 prepare.add(Node(packed, "parameter", (), graph[name].type, {"packed": True}))
                 prepare.updates[packed] = placed[name]
             graph.add(prepare[packed])
+            if name in graph.layouts:
+                layout = graph.layouts.pop(name)
+                graph.layouts[packed] = prepare.layouts[packed] = prepare.layouts[placed[name]] = layout
             graph.replace_uses(name, packed)
         graph.prune(keep=lambda node: node.op == "input")
     return prepare if prepare.updates else None

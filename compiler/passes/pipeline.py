@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
+    choose_layout,
     clean,
     collapse_linear_chains,
     concat_gradients,
     eliminate_concat,
+    eliminate_padding,
     eliminate_split,
     flatten_updates,
     fold_batch_norm,
@@ -25,8 +27,9 @@ from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
-PRIMITIVES = ["concat_gradients", "clean"]  # on what is lowered
-KERNELS = ["fuse_elementwise", "eliminate_concat", "eliminate_split", "flatten_updates"]  # on which of them share a kernel
+PRIMITIVES = ["concat_gradients", "clean", "choose_layout"]  # on what is lowered
+# On which of them share a kernel, and where tensors lie.
+KERNELS = ["fuse_elementwise", "eliminate_concat", "eliminate_split", "eliminate_padding", "flatten_updates"]
 PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 

@@ -72,17 +72,17 @@ def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     g = Geometry(shape[0], out[0], a.groups, plane(shape[1:]), plane(a.kernel), plane(a.stride), plane(a.dilation),
                  plane([lo for lo, _ in a.pad], 0), (1, 1), plane(out[1:]))
     flat = len(shape) == 2
+    weights = w
     if w.buffer is None:
-        weight = kernel.scratch(tuple(i64(extent) for extent in w.shape), "float32")
+        packed = kernel.scratch(tuple(i64(extent) for extent in w.shape), "float32")
         with loops(w.shape) as index:
-            T.buffer_store(weight, w(*index), index)
-    else:
-        weight = w.buffer
+            T.buffer_store(packed, w(*index), index)
+        weights = lambda *index: packed[index]  # noqa: E731
     _Convolution(
         kernel, cpu, batch, g,
         read=(lambda n, c, y, x_: x(n, c, x_)) if flat else x,
         plain=x.buffer if x.layout == PLAIN else None,
-        weight=(lambda o, c, i, j: weight[o, c, j]) if flat else (lambda o, c, i, j: weight[o, c, i, j]),
+        weight=(lambda o, c, i, j: weights(o, c, j)) if flat else weights,
         bias=bias[0] if bias else None,
     ).emit()
     return True

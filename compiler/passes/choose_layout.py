@@ -1,0 +1,95 @@
+"""Blocked channels: activations keep as many channels together as a vector has lanes, weights as many outputs.
+
+A vector of channels is full whatever the width of the map, strides cost nothing, and weights stream by. Layout is a
+property of memory: no conversion is inserted anywhere, since whoever reads a tensor reads it by logical index. So the
+choice is about speed only: convolutions ask for it, the ops between them follow where their operands do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compiler.group import is_leaf, is_view, view_root
+from compiler.ir import Graph, Node
+from compiler.layout import Layout
+from compiler.ops import REGISTRY
+from compiler.passes.base import Context, Rewrite, graph_pass, layers
+from compiler.passes.price import fixed
+
+FOLLOW = ("max_pool", "avg_pool", "concat", "slice", "channel_sum")  # besides what is element-wise
+
+
+@graph_pass("choose_layout", training=False, reason="the kernels of gradients read channels as the shape says")
+def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
+    """Keeps channels together in memory, and packs the weights of convolutions that read and write them so."""
+    if context.block == 1:
+        return []
+    if not context.packed:
+        return [Rewrite("channels stay apart", (), taken=False, why="weights change while this is used")]
+    blocked = _blocked(graph, context.block)
+    convs = [graph[n] for n in blocked if graph[n].op in ("conv", "winograd_conv")]
+    if not convs:
+        return []
+    gain = sum(context.seconds(graph, [conv]) * _waste(conv, context.block) for conv in convs)
+    for name in blocked:
+        graph.layouts[name] = Layout(context.block)
+    for conv in convs:
+        _pack(graph, conv, context.block)
+    return [Rewrite(f"{len(blocked)} tensors keep {context.block} channels together, {len(convs)} convolutions their outputs",
+                    layers(*(graph[n] for n in blocked)), True, gain)]
+
+
+def _blocked(graph: Graph, block: int) -> list[str]:
+    """The nodes whose channels are kept together, in order."""
+    chosen = {node.name for node in graph.sorted() if _may(graph, node, block)}
+    while True:
+        refused = {name for name in chosen if not _agrees(graph, graph[name], chosen)}
+        if not refused:
+            return [node.name for node in graph.sorted() if node.name in chosen]
+        chosen -= refused
+
+
+def _may(graph: Graph, node: Node, block: int) -> bool:
+    """Whether a node could have blocked channels, whatever the others have."""
+    shape = node.type.shape
+    if (is_leaf(node) or is_view(node) or node.type.rank != 4 or node.type.dtype != "f32"
+            or not all(isinstance(size, int) for size in shape[1:]) or shape[1] % block or shape[2] * shape[3] == 1):
+        return False
+    roots = {view_root(graph, name) for name in graph.results()}
+    if node.name in roots or any(is_view(user) for user in graph.users(node.name)) or fixed(graph, node.name):
+        return False
+    if node.op == "slice":
+        return node.attrs["axis"] == 1 and node.attrs["start"] % block == 0
+    if node.op == "conv":
+        groups, channels = node.attrs["groups"], graph[node.inputs[0]].type.shape[1]
+        return groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0
+    return node.op in (*FOLLOW, "winograd_conv") or REGISTRY[node.op].pointwise
+
+
+def _agrees(graph: Graph, node: Node, chosen: set[str]) -> bool:
+    """Whether the neighbours of a chosen node that lie in the same memory, or are read along with it, are chosen too."""
+    for user in graph.users(node.name):
+        if user.op in ("concat", "slice") and user.name not in chosen:
+            return False
+    if node.op in ("conv", "winograd_conv"):
+        return True
+    return all(i in chosen for i in node.inputs if graph[i].type.rank == 4 and graph[i].type.shape[2:] == node.type.shape[2:]
+               or node.op in FOLLOW)
+
+
+def _waste(conv: Node, lanes: int) -> float:
+    """The share of work that vectors along rows would do for nothing."""
+    width = conv.type.shape[3]
+    return -(-width // lanes) * lanes / width - 1
+
+
+def _pack(graph: Graph, conv: Node, block: int) -> None:
+    """Gives a convolution a copy of its weight in which `block` outputs lie together."""
+    weight = graph[conv.inputs[1]]
+    if weight.op == "winograd_weight":
+        return
+    name = f"{weight.name}/outputs by {block}"
+    if name not in graph:
+        graph.add(replace(weight, name=name, op="copy", inputs=(weight.name,), attrs={}, origins=conv.origins))
+        graph.layouts[name] = Layout(block, axis=0)
+    graph.update(conv.name, inputs=(conv.inputs[0], name, *conv.inputs[2:]))

@@ -175,13 +175,16 @@ class Graph:
         self.nx.remove_node(name)
 
     def fresh(self, name: str) -> str:
-        """`name`, or `name` with the first number that makes it unique."""
+        """`name`, or `name` with the first number that makes it unique (where some were removed, a later one)."""
         if name not in self.nx:
             return name
-        number = 2
-        while f"{name}.{number}" in self.nx:
-            number += 1
-        return f"{name}.{number}"
+        taken, free = 1, 2
+        while f"{name}.{free}" in self.nx:
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            middle = (taken + free) // 2
+            taken, free = (middle, free) if f"{name}.{middle}" in self.nx else (taken, middle)
+        return f"{name}.{free}"
 
     def copy(self) -> Graph:
         """A graph that can be changed without changing this one (nodes are immutable and shared)."""

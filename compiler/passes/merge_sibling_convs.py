@@ -152,7 +152,7 @@ def _region(graph: Graph, siblings: list[Node], activations: list[Node], trainin
     inside = readers | {node.name for node in [*siblings, *activations]}
     weights = {source for conv in siblings for source in conv.inputs[1:]}
     region = Graph("region")
-    for node in [n for n in graph.sorted() if n.name in inside]:
+    for node in map(graph.__getitem__, nx.lexicographical_topological_sort(graph.nx.subgraph(inside))):
         for source in node.inputs:
             if source not in region:
                 region.add(_stand_in(graph, source, source in weights, training) if source == siblings[0].inputs[0]

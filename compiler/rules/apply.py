@@ -1,0 +1,174 @@
+"""Applying rules to a graph: wherever one matches and the cost model says that it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import networkx as nx
+
+from compiler.elaborate.report import Failed, Report
+from compiler.ir import Graph, Node
+from compiler.passes.base import Context, Rewrite, layers
+from compiler.passes.clean import node_key
+from compiler.passes.expand import expand
+from compiler.passes.fuse_elementwise import with_kernels
+from compiler.rules.match import Match, matches
+from compiler.rules.replace import Replacement, put, replacement
+from compiler.rules.rule import Rule
+from compiler.tally import work
+from runtime.errors import NetcError
+
+APPLICATIONS = 20  # for each node of the graph: more of them is no optimization any more
+NOTHING = 1e-12  # seconds; what is nearer to 0 is rounding
+
+
+@dataclass
+class Run:
+    """One run of rules over a graph. `observe` is called after each application."""
+
+    rules: Sequence[Rule]
+    graph: Graph
+    context: Context
+    observe: Callable[[Rule], None] | None = None
+    considered: dict[tuple[str, tuple[str, ...]], Rewrite] = field(default_factory=dict)
+    gains: dict[Hashable, tuple[float, int]] = field(default_factory=dict)
+    taken: int = 0
+
+    def run(self) -> list[Rewrite]:
+        """Raises NetcError E0445 where rules go on without end."""
+        limit = APPLICATIONS * (len(self.graph) + 10)
+        by_op: dict[str, list[Rule]] = {}
+        for rule in self.rules:
+            by_op.setdefault(rule.roots[0].op.name, []).append(rule)
+        changed = True
+        while changed:
+            changed = False
+            for name in [node.name for node in self.graph.sorted()]:
+                for rule in by_op.get(self.graph[name].op, ()) if name in self.graph else ():
+                    if name in self.graph and self.graph[name].op == rule.roots[0].op.name and self.at(rule, name):
+                        changed = True
+                        if self.taken > limit:
+                            raise NetcError("E0445", f"`{rule.name}` was applied again and again: {limit} rewrites, and "
+                                            "no end", "the graph must become smaller or simpler with each rewrite")
+        return list(self.considered.values())
+
+    def at(self, rule: Rule, name: str) -> bool:
+        """Whether a rule was applied at a node."""
+        for found in matches(rule, self.graph, name):
+            rewrite = self.consider(found)
+            self.considered.pop((rule.name, found.nodes), None)  # what is said last stands last
+            self.considered[rule.name, found.nodes if not rewrite.taken else (*found.nodes, str(self.taken))] = rewrite
+            if rewrite.taken:
+                self.taken += 1
+                if self.observe:
+                    self.observe(rule)
+                return True
+        return False
+
+    def consider(self, found: Match) -> Rewrite:
+        """Applies a match if that pays."""
+        nodes = [self.graph[name] for name in found.nodes]
+        report = Report()
+        try:
+            new = replacement(self.graph, found, report)
+        except Failed:
+            why = report.errors[0].message if report.errors else "the replacement cannot be made here"
+            return Rewrite(f"{found.rule.name}: {_title(nodes)}", layers(*nodes), False, why=why)
+        made = [node for node in new.graph.sorted() if node.inputs and not _fixed_part(new, node, found)]
+        what = f"{found.rule.name}: {_title(nodes)} -> {_title(made)}"
+        gain, saved = self.gain(found, new)
+        if gain <= NOTHING and not (gain > -NOTHING and saved > 0):
+            why = "this order is the cheaper one" if gain < 0 else "it would save nothing"
+            return Rewrite(what, layers(*nodes), False, gain, why)
+        why = "" if gain > NOTHING else f"{saved:,} FLOPs fewer in the same kernels"
+        put(self.graph, found, new)
+        return Rewrite(what, layers(*nodes), True, max(gain, 0.0), why)
+
+    # --- what it is worth ----------------------------------------------------------------------------------------
+
+    def gain(self, found: Match, new: Replacement) -> tuple[float, int]:
+        """Predicted seconds and FLOPs saved, looking at the match with the kernels around it."""
+        before = region(self.graph, found)
+        key = (found.rule.name, found.nodes.index(found.roots[0]), _shape(before), _shape(new.graph))
+        if key not in self.gains:
+            after = before.copy()
+            put(after, found, new)
+            (old_time, old_flops), (time, flops) = (self.price(graph) for graph in (before, after))
+            self.gains[key] = old_time - time, old_flops - flops
+        return self.gains[key]
+
+    def price(self, graph: Graph) -> tuple[float, int]:
+        """Predicted seconds of a region's kernels, and the FLOPs of its nodes. What depends on parameters alone is free,
+        but for training, where it is computed in each step."""
+        graph = expand(graph.copy().prune())
+        fixed: set[str] = set()
+        for node in graph.sorted() if self.context.packed and not self.context.training else ():
+            if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):
+                fixed.add(node.name)
+        graph = with_kernels(graph)
+        kernels = [group for launch in graph.kernels for group in launch.groups if group.anchor not in fixed]
+        return self.context.seconds(graph, [graph[kernel.anchor] for kernel in kernels]), \
+            sum(work(graph, kernel.nodes).at(self.context.batch)[0] for kernel in kernels)
+
+
+def region(graph: Graph, found: Match) -> Graph:
+    """The nodes of a match, what makes their operands, and who reads their results, as a graph of their own."""
+    tensors = {node for node in found.tensors.values() if isinstance(node, str)}
+    weights = {found.tensors[name] for name, p in found.rule.parameters.items() if p.kind == "weight"
+               and isinstance(found.tensors[name], str)}
+    makers = {name for name in tensors - weights if graph[name].inputs}
+    readers = {user for root in found.roots for user in graph.nx.successors(root)}
+    inside = {*found.nodes, *makers, *readers}
+    part = Graph("region")
+    results = set(graph.results())
+    for name in nx.topological_sort(graph.nx.subgraph(inside)):
+        node = graph[name]
+        for source in dict.fromkeys(node.inputs):
+            if source not in part:
+                part.add(_leaf(graph[source], source in weights))
+        part.add(node)
+        if name in results or name not in found.nodes and (
+                name in readers or any(user not in inside for user in graph.nx.successors(name))):
+            part.outputs[name] = name
+    for name in tensors - set(part.nx):
+        part.add(_leaf(graph[name], name in weights))
+    for root in found.roots:
+        if not part.nx.out_degree(root):
+            part.outputs[root] = root
+    return part
+
+
+def _leaf(node: Node, weight: bool) -> Node:
+    if node.op in ("parameter", "constant", "input"):
+        return node
+    return replace(node, op="parameter" if weight else "input", inputs=(), attrs={} if weight else {"role": "input"})
+
+
+def _shape(graph: Graph) -> Hashable:
+    """Equal for graphs that differ in names only."""
+    numbers = {node.name: i for i, node in enumerate(graph.sorted())}
+    nodes = tuple((node.op, tuple(numbers[i] for i in node.inputs), node.type, node_key(node)[3]
+                   if node.op not in ("parameter", "constant", "input") else ()) for node in graph.sorted())
+    return nodes, tuple(numbers[name] for name in graph.outputs.values())
+
+
+def _fixed_part(new: Replacement, node: Node, found: Match) -> bool:
+    """Whether a new node computes a weight."""
+    moving = {f"${t}" for name, p in found.rule.parameters.items() if p.kind == "tensor"
+              and isinstance(t := found.tensors[name], str)}
+    return not (nx.ancestors(new.graph.nx, node.name) & moving)
+
+
+def _title(nodes: Sequence[Node]) -> str:
+    names = [node.op for node in nodes]
+    return " · ".join(names) if names else "nothing"
+
+
+def apply_rules(rules: Sequence[Rule], graph: Graph, context: Context,
+                observe: Callable[[Rule], None] | None = None) -> list[Rewrite]:
+    """Rewrites a graph in place by rules, in their order, until none of them pays any more; what was considered.
+
+    Raises NetcError E0445 where rules go on without end.
+    """
+    return Run(rules, graph, context, observe).run()

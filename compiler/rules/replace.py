@@ -1,0 +1,105 @@
+"""A match's replacement: elaborated as a graph of its own, freed of weights that are not there, put into the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import networkx as nx
+import numpy as np
+
+from compiler.elaborate.report import Report
+from compiler.ir import DTYPES, Graph, unite
+from compiler.rules.match import Match, bind_tensors, scope
+
+# Whose result is 0 where one of the operands is, where the first is, and where all are.
+ANY = ("mul", "matmul")
+FIRST = ("neg", "div", "reshape", "transpose", "flatten", "broadcast_to", "slice", "sum", "mean", "square", "abs")
+ALL = ("add", "sub", "concat", "maximum", "minimum")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """graph: new nodes above `leaves` (leaf → node that is there already); results: a node for each root of the match."""
+
+    graph: Graph
+    leaves: dict[str, str]
+    results: tuple[str, ...]
+
+
+def replacement(graph: Graph, found: Match, report: Report | None = None) -> Replacement:
+    """What takes the place of a match. Raises Failed where it cannot be made; `report` says why."""
+    made = scope(found.rule, found, report)
+    leaves = bind_tensors(graph, found, made)
+    results = [tensor.node for tensor in made.made(found.rule.replacement)]
+    part = found.rule.tree
+    if len(results) != len(found.roots):
+        made.fail("E0443", f"the pattern of `{part.name}` makes {len(found.roots)} values, the replacement {len(results)}",
+                  part.replacement.span)
+    for root, result in zip(found.roots, results):
+        if made.graph[result].type != graph[root].type:
+            made.fail("E0443", f"the pattern of `{part.name}` makes {graph[root].type}, the replacement "
+                      f"{made.graph[result].type}", part.replacement.span, "both sides must have the same type")
+    made.graph.outputs = {str(i): result for i, result in enumerate(results)}
+    drop_zeros(made.graph)
+    made.graph.prune(keep=lambda node: node.name in leaves)
+    return Replacement(made.graph, leaves, tuple(made.graph.outputs.values()))
+
+
+def drop_zeros(graph: Graph) -> None:
+    """Computes away the weights that layers of the pattern do not have, so that layers of the replacement have none."""
+    zeros = {node.name for node in graph.leaves("constant") if node.attrs.get("none")}
+    for node in graph.sorted() if zeros else ():
+        at = [i in zeros for i in node.inputs]
+        if not any(at):
+            continue
+        if node.op in ALL and all(at) or node.op in ANY and any(at) or node.op in FIRST and at[0]:
+            zeros.add(node.name)
+        elif node.op in ("add", "sub") and at[-1] and graph[node.inputs[0]].type == node.type:
+            graph.replace_uses(node.name, node.inputs[0])
+        elif node.op == "add" and at[0] and graph[node.inputs[1]].type == node.type:
+            graph.replace_uses(node.name, node.inputs[1])
+        elif node.op in ("conv", "dense") and at[-1] and len(node.inputs) == 3:
+            graph.update(node.name, inputs=node.inputs[:2])
+    for name in zeros:  # what is still read
+        type = graph[name].type
+        graph.update(name, op="constant", inputs=(), attrs={"value": np.zeros(type.shape, DTYPES[type.dtype])})
+
+
+def put(graph: Graph, found: Match, new: Replacement) -> None:
+    """Puts a replacement into the place of its match. Roots keep their names; origins of all that is replaced are united."""
+    origins = unite(graph[name].origins for name in (*found.nodes, *_own_leaves(graph, found)))
+    root_of = {}
+    for root, result in zip(found.roots, new.results):
+        if result not in new.leaves and new.graph[result].op != "constant":
+            root_of.setdefault(result, root)
+    names = {**new.leaves, **root_of}
+    taken = []
+    for node in new.graph.sorted():
+        if node.name in new.leaves:
+            continue
+        inputs = tuple(names[i] for i in node.inputs)
+        if node.name in root_of:
+            taken.append((names[node.name], replace(node, inputs=inputs)))
+        else:
+            names[node.name] = graph.fresh(f"{found.roots[0]}/{node.name.removeprefix('new/')}")
+            graph.add(replace(node, name=names[node.name], inputs=inputs, origins=origins))
+    for root, node in taken:
+        graph.update(root, op=node.op, inputs=node.inputs, attrs=node.attrs, origins=origins)
+    for root, result in zip(found.roots, new.results):
+        if names[result] != root:
+            kept = graph[names[result]]
+            graph.update(kept.name, origins=kept.origins | origins)
+            graph.replace_uses(root, kept.name)
+    for name in [*_order(graph, found)][::-1]:
+        if name not in root_of.values() and not graph.nx.out_degree(name):
+            graph.remove(name)
+
+
+def _own_leaves(graph: Graph, found: Match) -> list[str]:
+    """The parameters and constants that only the match reads."""
+    sources = {i for name in found.nodes for i in graph[name].inputs if not graph[i].inputs and graph[i].op != "input"}
+    return [i for i in sources if all(user in found.nodes for user in graph.nx.successors(i))]
+
+
+def _order(graph: Graph, found: Match) -> list[str]:
+    return list(nx.topological_sort(graph.nx.subgraph(found.nodes)))

@@ -16,7 +16,7 @@ from compiler.group import group, is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
 from compiler.memory import Lifetime, plan
 from compiler.ops import REGISTRY, namespace
-from compiler.passes.fuse_elementwise import with_kernels
+from compiler.passes.fuse_elementwise import choose_kernels
 from compiler.views import Place
 
 COUNTS = ("nodes", "kernels", "flops", "bytes", "arena_bytes", "predicted_ms")
@@ -47,7 +47,12 @@ def kernels(graph: Graph) -> list[list[str]]:
 
     Concats and slices that are places in memory belong to none, and neither do views and leaves.
     """
-    return [launch.nodes for launch in with_kernels(graph).kernels]
+    return [launch.nodes for launch in _chosen(graph).kernels]
+
+
+def _chosen(graph: Graph) -> Graph:
+    """The graph with its kernels; where none are chosen yet, each op is one."""
+    return graph if graph.kernels is not None else choose_kernels(graph.copy(), fuse=False)
 
 
 def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
@@ -56,7 +61,7 @@ def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
     nodes: operations, leaves apart. bytes: for each kernel the unique bytes of its tensors, weights included, each read
     or written once. arena_bytes: the memory that the tensors between kernels share.
     """
-    graph = with_kernels(graph)
+    graph = _chosen(graph)
     return _total(graph, [work(graph, launch.nodes) for launch in graph.kernels], machine, batch, graph.places)
 
 

@@ -4,7 +4,12 @@
       %conv.weight = parameter() {"init": ["he"]} : f32[8, 1, 3, 3] @ [["conv", "digits.net:5:8"]]
       %conv = conv(%image, %conv.weight) {"kernel": [3, 3]} : f32[N, 8, 6, 6] @ [["conv", "digits.net:5:8"]]
       output p = %softmax
+      kernel {"groups": [{"anchor": "conv", "members": ["conv"], "results": ["conv"]}]}
+      place %conv = {"root": "joined", "starts": [0, 8, 0, 0]}
+      layout %joined = {"block": 8, "axis": 1}
     }
+
+Lines after the results are there once kernels are chosen, and where tensors lie otherwise than their shapes say.
 """
 
 from __future__ import annotations
@@ -12,18 +17,24 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from compiler import dims
+from compiler.group import Group, Launch
 from compiler.ir import DTYPES, Graph, Node, Origin, TensorType
+from compiler.layout import Layout
 from compiler.ops import REGISTRY
+from compiler.views import Place
 from runtime.errors import NetcError
 
 TABLES = {"output": "outputs", "loss": "losses", "metric": "metrics", "update": "updates", "gradient": "gradients"}
 LINE = re.compile(r"%(?P<name>\S+) = (?P<op>\w+)\((?P<inputs>[^)]*)\) (?P<attrs>\{.*\}) : (?P<type>\w+\[[^\]]*\]) @ (?P<origins>\[.*\])")
 RESULT = re.compile(rf"({'|'.join(TABLES)}) (\S+) = %(\S+)")
+WHERE = re.compile(r"(place|layout) %(\S+) = (\{.*\})")
 
 
 def to_text(graph: Graph) -> str:
@@ -35,6 +46,9 @@ def to_text(graph: Graph) -> str:
         lines.append(f"  %{node.name} = {node.op}({inputs}) {json.dumps(_plain(node.attrs))} : {node.type} @ {origins}")
     for word, table in TABLES.items():
         lines += [f"  {word} {key} = %{name}" for key, name in getattr(graph, table).items()]
+    lines += [f"  kernel {json.dumps(_filled(asdict(launch)))}" for launch in graph.kernels or ()]
+    for word, table in (("place", graph.places), ("layout", graph.layouts)):
+        lines += [f"  {word} %{name} = {json.dumps(_plain(vars(entry)))}" for name, entry in table.items()]
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -51,6 +65,14 @@ def from_text(text: str, where: str = "the IR text") -> Graph:
                 graph.add(_node(found))
             elif graph is not None and (found := RESULT.fullmatch(line)) and found[3] in graph:
                 getattr(graph, TABLES[found[1]])[found[2]] = found[3]
+            elif graph is not None and line.startswith("kernel "):
+                graph.kernels = [*(graph.kernels or ()), Launch([_group(g) for g in json.loads(line[7:])["groups"]])]
+            elif graph is not None and (found := WHERE.fullmatch(line)) and found[2] in graph:
+                entry = {key: _value(value) for key, value in json.loads(found[3]).items()}
+                if found[1] == "place":
+                    graph.places[found[2]] = Place(**entry)
+                else:
+                    graph.layouts[found[2]] = Layout(**entry)
             elif line not in ("", "}") and not line.startswith("#"):
                 raise ValueError("it is no node and no result")
         except (ValueError, KeyError, TypeError) as problem:
@@ -71,6 +93,17 @@ def _node(found: re.Match) -> Node:
     attrs = {key: _value(value) for key, value in json.loads(found["attrs"]).items()}
     origins = frozenset(Origin(*o) for o in json.loads(found["origins"]))
     return Node(found["name"], found["op"], inputs, type, attrs, origins)
+
+
+def _group(entry: Mapping[str, Any]) -> Group:
+    return Group(**{**entry, "staged": [_group(stage) for stage in entry.get("staged", ())]})
+
+
+def _filled(value: Any) -> Any:
+    """Without what is empty or false, which reading fills in."""
+    if isinstance(value, dict):
+        return {key: _filled(inner) for key, inner in value.items() if inner}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

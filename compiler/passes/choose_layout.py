@@ -88,7 +88,7 @@ def _pack(graph: Graph, conv: Node, block: int) -> None:
     weight = graph[conv.inputs[1]]
     if weight.op == "winograd_weight":
         return
-    name = f"{weight.name}/outputs by {block}"
+    name = f"{weight.name}/outputs_by_{block}"
     if name not in graph:
         graph.add(replace(weight, name=name, op="copy", inputs=(weight.name,), attrs={}, origins=conv.origins))
         graph.layouts[name] = Layout(block, axis=0)

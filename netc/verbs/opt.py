@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +12,20 @@ from netc.options import SET, load_net
 from runtime.errors import NetcError
 
 if TYPE_CHECKING:
-    from compiler.ir import Graph
     from compiler.passes.pipeline import Step
 
-MODES = {"run": "deploy", "evaluate": "evaluate", "step": "train"}
+COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "bytes", "arena_bytes": "arena",
+           "predicted_ms": "predicted ms"}
 
 
 @click.command(epilog="\b\nExamples:\n  netc opt specs/googlenet.net\n"
                "  netc opt specs/googlenet.net --explain --target cuda:sm_80\n"
                "  netc opt specs/digits.net --program step --off clean\n"
-               "  netc opt specs/googlenet.net --dump-dir passes --stop-after merge_sibling_convs")
+               "  netc opt specs/googlenet.net --dump-dir passes --stop-after merge_sibling_convs\n"
+               "  netc opt passes/04-merge_sibling_convs.txt")
 @click.argument("net")
 @click.option("--target", default="cpu", show_default=True, help="What to predict for: cpu, or e.g. cuda:sm_80.")
-@click.option("--program", default="run", show_default=True, type=click.Choice(list(MODES)),
+@click.option("--program", default="run", show_default=True, type=click.Choice(["run", "evaluate", "step"]),
               help="Which program to optimize.")
 @click.option("--off", multiple=True, metavar="PASS", help="Leave a pass out. May be repeated.")
 @click.option("--only", multiple=True, metavar="PASS", help="Run this pass and no other. May be repeated.")
@@ -34,41 +34,47 @@ MODES = {"run": "deploy", "evaluate": "evaluate", "step": "train"}
 @click.option("--explain", is_flag=True, help="List every rewrite that was considered: taken or refused, gain, why.")
 @click.option("--verify", "check", is_flag=True, help="Run the verifier after each pass.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
-@click.option("--json", "as_json", is_flag=True, help="Print {before, passes: [{name, taken, refused, …}], after}.")
+@click.option("--json", "as_json", is_flag=True,
+              help="Print {unfused, elementwise_fused, floor_bytes, passes: [{name, taken, refused, …}], after}.")
 @SET
 def command(net: str, target: str, program: str, off: tuple[str, ...], only: tuple[str, ...], stop_after: str | None,
             dump_dir: str | None, explain: bool, check: bool, batch: int, as_json: bool,
             settings: tuple[str, ...]) -> int:
     """Optimize a net's graph and show what each pass did.
 
-    The table counts after each pass what would be lowered: operations, kernels with their element-wise tails, FLOPs,
-    bytes that kernels read and write, and the time a roofline model of the target predicts.
+    NET is a .net file, or a text that --dump-dir wrote: then the passes behind it run.
+
+    The table counts what would be lowered: operations, kernels, FLOPs, bytes that kernels read and write, the arena for
+    what lies between them, and the time a roofline model of the target predicts. Above it stands what others make of
+    the source: a kernel for each op (unfused), and bias and activation in the kernel before them (element-wise fused).
     """
     from compiler import programs
     from compiler.passes.pipeline import require
-    from compiler.passes.select_mode import select_mode
+    from netc.view import stages as views
     require([*off, *only, *([stop_after] if stop_after else [])])
-    loaded = load_net(net, settings)
-    options = programs.Options(_machine(target), batch, off, only, check)
-    programs.of(loaded.program, program, options)
-    names = [step.name for step in options.steps]
-    steps = options.steps[:names.index(stop_after) + 1] if stop_after in names else options.steps
-    source = select_mode(loaded.graph, MODES[program])
+    options = programs.Options(_machine(target), batch, _block(target), off=off, only=only, check=check)
+    history = views.of_dump(Path(net), options) if net.endswith(".txt") else \
+        views.of_net(load_net(net, settings), program, options)
+    names = [stage.name for stage in history.stages]
+    stages = history.stages[:names.index(stop_after) + 1] if stop_after in names else history.stages
     if dump_dir:
-        _dump(Path(dump_dir), source, steps)
-    counts = _counts(source, steps, loaded.train_config if program == "step" else None, options)
-    passes = [{"name": step.name, "taken": step.taken, "refused": len(step.rewrites) - step.taken,
-               "seconds": step.seconds, "after": count, **({"skipped": step.skipped} if step.skipped else {}),
-               **({"rewrites": [vars(rewrite) for rewrite in step.rewrites]} if explain else {})}
-              for step, count in zip(steps, counts[1:])]
+        views.dump(history, Path(dump_dir), stages)
+    report = {"net": history.net, "program": history.program, "target": target, "batch": batch, **history.baselines(),
+              "passes": [_pass(stage.step, history.counts(stage), explain) for stage in stages if stage.step],
+              "after": history.counts(stages[-1])}
     if as_json:
-        click.echo(json.dumps({"net": loaded.program.net, "program": program, "target": target, "batch": batch,
-                               "before": counts[0], "passes": passes, "after": counts[-1]}, indent=1))
+        click.echo(json.dumps(report, indent=1))
         return 0
-    _table(f"{loaded.program.net}: {program} on {target}, batch {batch}", counts[0], passes)
+    _table(report)
     if explain:
-        _explain(steps)
+        _explain([stage.step for stage in stages if stage.step])
     return 0
+
+
+def _pass(step: Step, count: dict[str, float], explain: bool) -> dict[str, Any]:
+    return {"name": step.name, "taken": step.taken, "refused": len(step.rewrites) - step.taken, "seconds": step.seconds,
+            "after": count, **({"skipped": step.skipped} if step.skipped else {}),
+            **({"rewrites": [vars(rewrite) for rewrite in step.rewrites]} if explain else {})}
 
 
 def _machine(target: str) -> str:
@@ -88,58 +94,40 @@ def _machine(target: str) -> str:
     return name
 
 
-def _counts(source: Graph, steps: list[Step], train: dict[str, Any] | None, options: Any) -> list[dict[str, float]]:
-    """What would be lowered of the source, and after each pass; a pass that took nothing leaves it as it was."""
-    from compiler import programs
-    from compiler.cost import MACHINES
-    from compiler.passes.expand import expand
-    from compiler.passes.pipeline import LAYERS
-    from compiler.prepare import hoist
-    from compiler.tally import tally
-
-    def count(graph: Graph, layers: bool) -> dict[str, float]:
-        if layers:
-            graph = programs.join(graph, train) if train else expand(graph)
-        graph = graph.copy()
-        if not train:
-            hoist({"program": graph})
-        return tally(graph, MACHINES[options.machine], options.batch)
-
-    counts = [count(source, layers=True)]
-    for step in steps:
-        counts.append(count(step.graph, step.name in LAYERS) if step.taken else counts[-1])
-    return counts
+def _block(target: str) -> int:
+    """How many channels the schedules of a target like together."""
+    from compiler.target import parse_cpu
+    return parse_cpu(target).lanes if target.startswith("cpu") else 1
 
 
-def _dump(folder: Path, source: Graph, steps: list[Step]) -> None:
-    from compiler.text import to_text
-    try:
-        os.makedirs(folder, exist_ok=True)
-        for number, (name, graph) in enumerate([("source", source), *((step.name, step.graph) for step in steps)]):
-            (folder / f"{number:02}-{name}.txt").write_text(to_text(graph), encoding="utf-8")
-    except OSError as problem:
-        raise NetcError("E0413", f"cannot write {folder}: {problem.strerror}",
-                        "give a folder to --dump-dir") from problem
-
-
-def _table(title: str, before: dict[str, float], passes: list[dict[str, Any]]) -> None:
+def _table(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    title = f"{report['net']}: {report['program']} on {report['target']}, batch {report['batch']}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("after pass", no_wrap=True)
-    for heading in ("taken", "refused", "ms", "nodes", "kernels", "FLOPs", "bytes", "predicted ms"):
+    table.add_column("", no_wrap=True)
+    for heading in ("taken", "refused", "ms", *COLUMNS.values()):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_row("source", "", "", "", *_numbers(before))
-    for row in passes:
+    for name, key in (("unfused", "unfused"), ("element-wise fused", "elementwise_fused")):
+        if report[key]:
+            table.add_row(name, "", "", "", *_numbers(report[key]))
+    for row in report["passes"]:
         done = ("skipped", "", "") if "skipped" in row else (
             str(row["taken"]), str(row["refused"]), f"{1e3 * row['seconds']:.1f}")
         table.add_row(row["name"], *done, *_numbers(row["after"]))
+    table.add_row("after", "", "", "", *_numbers(report["after"]))
+    fused = report["elementwise_fused"]
+    if fused:
+        table.add_row("floor", *[""] * 6, f"{report['floor_bytes']:,}", "", "")
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)
+    if fused:
+        click.echo(f"bytes: {report['after']['bytes'] / fused['bytes']:.2f} of element-wise fused; no fusion brings them "
+                   f"below {report['floor_bytes'] / fused['bytes']:.2f} (docs/seeing.md)")
 
 
 def _numbers(count: dict[str, float]) -> tuple[str, ...]:
-    return (*(f"{count[key]:,}" for key in ("nodes", "kernels", "flops", "bytes")), f"{count['predicted_ms']:.4f}")
+    return tuple(f"{count[key]:.4f}" if key == "predicted_ms" else f"{count[key]:,}" for key in COLUMNS)
 
 
 def _explain(steps: list[Step]) -> None:

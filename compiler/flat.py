@@ -67,6 +67,6 @@ def storages(graph: Graph) -> dict[str, str]:
 
 
 def base_and_offset(storage: str) -> tuple[str, int]:
-    """`node:n+64` as the tensor's own storage `node:n` and 64."""
-    base, _, offset = storage.partition("+")
-    return base, int(offset or 0)
+    """`node:n+64` as the tensor's own storage `node:n` and 64. Names of merged nodes hold a + too, but none before a number."""
+    base, plus, offset = storage.rpartition("+")
+    return (base, int(offset)) if plus and offset.isdigit() else (storage, 0)

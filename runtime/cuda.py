@@ -11,16 +11,13 @@ import json
 import re
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import zip_longest
-from math import prod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import tvm_ffi
-
+from runtime import native
 from runtime.errors import NetcError
+
+_CREATE = "ffi.Module.load_from_bytes.cuda"  # TVM's function that makes a module of a stream
 
 # DLPack's type codes by the words of CudaModule.functions; a handle is an opaque pointer.
 _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "handle": 3}
@@ -66,36 +63,39 @@ def choose_binary(held: Sequence[str], gpu: str) -> str:
     return max(fitting, key=_version)
 
 
-def load(host: tvm_ffi.Module, binaries: Mapping[str, bytes], functions: Mapping[str, Mapping[str, Sequence[str]]],
-         index: int = 0) -> None:
-    """Make the kernels of an artifact known to its loaded host module; after this its functions can be called.
+def load(host: native.Object, members: Mapping[str, bytes], index: int = 0) -> ctypes.CDLL:
+    """Make the kernels of an artifact known to its loaded host module, whose functions can be called after this.
 
-    binaries, functions: as in `compiler.cuda.CudaModule`. Raises NetcError E0720, E0721, E0722.
+    members: of the artifact. Returns CUDA's runtime library, with GPU `index` chosen. Raises NetcError E0720, E0721,
+    E0722.
     """
+    binaries = {name.split(".")[1]: data for name, data in members.items() if name.endswith(".cubin")}
     held = sorted(binaries, key=_version)
     arch = choose_binary(held, gpu_arch(held, index))
-    load_runtime()
-    create = tvm_ffi.get_global_func("ffi.Module.load_from_bytes.cuda")
-    host.import_module(create(module_stream(binaries[arch], functions)))
+    runtime = load_runtime()
+    runtime.cudaSetDevice(index)
+    stream = module_stream(binaries[arch], json.loads(members["kernels.json"]))
+    native.function("ffi.ModuleImportModule")(host, native.function(_CREATE)(stream))
+    return runtime
 
 
-def load_runtime() -> None:
-    """Load TVM's CUDA runtime, once. Raises NetcError E0722 where the CUDA runtime library or TVM's is missing."""
-    if tvm_ffi.get_global_func("ffi.Module.load_from_bytes.cuda", allow_missing=True) is not None:
-        return
+def load_runtime() -> ctypes.CDLL:
+    """CUDA's runtime library, and below it TVM's. Raises NetcError E0722 where one of them is missing."""
     try:
-        ctypes.CDLL("libcudart.so.13", ctypes.RTLD_GLOBAL)
+        runtime = ctypes.CDLL("libcudart.so.13", ctypes.RTLD_GLOBAL)
     except OSError:
-        _load_from("nvidia/cu13/lib/libcudart.so.13", "the CUDA runtime library, libcudart.so.13,")
-    _load_from("tvm/lib/libtvm_runtime_cuda.so", "TVM's CUDA runtime, libtvm_runtime_cuda.so,")
+        runtime = _load_from("nvidia/cu13/lib/libcudart.so.13", "the CUDA runtime library, libcudart.so.13,")
+    if native.function(_CREATE) is None:
+        _load_from("tvm/lib/libtvm_runtime_cuda.so", "TVM's CUDA runtime, libtvm_runtime_cuda.so,")
+    return runtime
 
 
-def _load_from(file: str, what: str) -> None:
+def _load_from(file: str, what: str) -> ctypes.CDLL:
     path = next((Path(root or ".", file) for root in sys.path if Path(root or ".", file).exists()), None)
     if path is None:
         raise NetcError("E0722", f"{what} is not installed", "pip install -e '.[cuda]' inside the clone")
     try:
-        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+        return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise NetcError("E0722", f"{what} cannot be loaded: {error}",
                         "pip install -e '.[cuda]' inside the clone; the NVIDIA driver must be for CUDA 13") from None
@@ -120,64 +120,6 @@ def module_stream(cubin: bytes, functions: Mapping[str, Mapping[str, Sequence[st
         for name, function in functions.items()
     ]
     return text(b"cubin") + array(entries) + text(cubin)
-
-
-class Gpu:
-    """The functions of a CUDA artifact by symbol, called as those of a CPU artifact are: with tensors in host memory.
-
-    Host memory stays the truth: a call mirrors it on the GPU and copies back what the program writes. The arena is
-    copied only for calls of a part of the kernels, whose results somebody wants to look at.
-    """
-
-    def __init__(self, host: tvm_ffi.Module, members: Mapping[str, bytes], programs: Mapping[str, Any], index: int = 0):
-        """host: the loaded host.o. members, programs: of the artifact and its manifest. Raises as `load`."""
-        binaries = {name.split(".")[1]: data for name, data in members.items() if name.endswith(".cubin")}
-        load(host, binaries, json.loads(members["kernels.json"]), index)
-        self._host = host
-        self._programs = {entry["symbol"]: entry for entry in programs.values()}
-        self._device = tvm_ffi.device("cuda", index)
-        self._memory: dict[Any, Any] = {}
-        self._allocate, self._copy, self._wait = (tvm_ffi.get_global_func(f"runtime.{name}") for name in (
-            "TVMTensorAllocWithScope", "TVMTensorCopyFromTo", "Device_StreamSync"))
-
-    def __getitem__(self, symbol: str) -> Callable[..., None]:
-        """The driver `symbol`: its arguments, parameters, arena, begin, end. Raises NetcError E0723 when it runs out of
-        GPU memory."""
-        return partial(self._call, symbol)
-
-    def _call(self, symbol: str, *arguments: Any) -> None:
-        *mirrored, arena, begin, end = arguments
-        program = self._programs[symbol]
-        tensors = [self._mirror((symbol, i), tensor) for i, tensor in enumerate(mirrored)]
-        work = self._mirror((symbol, "arena"), arena)
-        whole = begin == 0 and end == len(program["kernels"])
-        pairs = [*zip(mirrored, tensors), *([] if whole else [(arena, work)])]
-        for ours, theirs in pairs:
-            self._copy(ours, theirs)
-        self._host[symbol](*tensors, work, begin, end)
-        read_only = [a["kind"] == "input" for a in program["arguments"]]
-        read_only.append(all(r["in"] != "parameter" for k in program["kernels"] for r in k["results"]))
-        for (ours, theirs), keep in zip_longest(pairs, read_only):
-            if not keep:
-                self._copy(theirs, ours)
-        self._wait(self._device, 0)
-
-    def _mirror(self, key: Any, tensor: Any) -> Any:
-        """Memory on the GPU for `tensor`, kept under `key` until another shape is asked for."""
-        kept = self._memory.get(key)
-        if kept is not None and kept.shape == tensor.shape:
-            return kept
-        self._memory.pop(key, None)
-        try:
-            kept = self._allocate(tensor.shape, tensor.dtype, self._device, None)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            bits = tensor.dtype.bits * prod(tensor.shape)
-            raise NetcError("E0723", f"the GPU has no room for {bits // 8:,} more bytes",
-                            "use a smaller batch, or end other programs on this GPU") from None
-        self._memory[key] = kept
-        return kept
 
 
 def _version(arch: str) -> tuple[int, int]:

@@ -1,41 +1,47 @@
-"""Running an artifact: its object file in an ORC JIT session, one flat parameter buffer, one arena.
+"""Running an artifact: its object file in the JIT, one flat parameter buffer, one arena for each program.
 
-Imports numpy and tvm_ffi only: no compiler, no `import tvm`.
+Imports numpy and no other library: no compiler, and nothing of TVM's Python packages.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import math
 import os
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 
-from runtime import format
-from runtime.arrays import ALIGNMENT, aligned
+from runtime import format, native
+from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
 
 
-class Parameters:
-    """All weights, statistics and optimizer state of an artifact in one flat aligned buffer; `self[path]` is a view."""
+HOST_DEVICES = (1, 3, 11, 13)  # DLDeviceType of memory that a CPU reads: its own, pinned (CUDA, ROCm), managed
 
-    def __init__(self, manifest: Mapping[str, Any]):
+
+class Parameters:
+    """All weights, statistics and optimizer state of an artifact in one flat aligned block of memory, by path.
+
+    `self[path] = value` writes. `self[path]` reads: the memory itself on the CPU, where it may be written into as well,
+    a read-only copy from a GPU.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], block: Block | None = None):
         self.table = {entry["path"]: entry for entry in manifest["parameters"]}
-        self.buffer = aligned((max(manifest["parameter_bytes"], 1),))
-        self.buffer[:] = 0
+        self.block = block or Block(manifest["parameter_bytes"])
 
     def __getitem__(self, path: str) -> np.ndarray:
         entry = self.table[path]
-        raw = self.buffer[entry["offset"]:entry["offset"] + entry["bytes"]]
-        return raw.view(entry["dtype"]).reshape(entry["shape"])
+        return self.block.read(entry["offset"], entry["bytes"]).view(entry["dtype"]).reshape(entry["shape"])
+
+    def __setitem__(self, path: str, value: Any) -> None:
+        entry = self.table[path]
+        array = np.ascontiguousarray(np.broadcast_to(np.asarray(value, entry["dtype"]), entry["shape"]))
+        self.block.write(entry["offset"], array.reshape(-1).view(np.uint8))
 
     def __contains__(self, path: str) -> bool:
         return path in self.table
@@ -62,7 +68,7 @@ class Parameters:
             if list(value.shape) != list(self.table[path]["shape"]):
                 raise NetcError("E0610", f"{where} does not fit this net: `{path}` has shape {list(value.shape)}, the net "
                                 f"needs {list(self.table[path]['shape'])}", "give the parameters of the same net")
-            self[path][...] = value
+            self[path] = value
 
 
 class Executable:
@@ -75,12 +81,15 @@ class Executable:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.programs = self.manifest["programs"]
-        self.parameters = Parameters(self.manifest)
         self.name = artifact.path or self.manifest["net"]
-        self._module = _load(artifact)
-        self._functions: dict[str, Any] = {}
-        self._parameters = tvm_ffi.from_dlpack(self.parameters.buffer)
-        self._arenas: dict[str, tuple[int, Any]] = {}
+        _check_machine(self.manifest["target"], self.name)
+        self._module = native.load(artifact.members["host.o"])
+        self._memory = _memory(artifact, self._module)
+        self.parameters = Parameters(self.manifest, self._memory.block(self.manifest["parameter_bytes"]))
+        self._arguments = {name: [Argument.from_manifest(a) for a in entry["arguments"]]
+                           for name, entry in self.programs.items()}
+        self._plans: dict[str, Plan] = {}
+        self._functions: dict[str, native.Object] = {}
         self._lock = threading.Lock()
         if "parameters.safetensors" in artifact.members:
             from safetensors.numpy import load
@@ -98,124 +107,198 @@ class Executable:
         if "prepare" in self.programs:
             self.call("prepare", {})
 
-    def __call__(self, /, **inputs: Any) -> dict[str, np.ndarray]:
-        """Runs the program `run`: arrays by input name in, arrays by output name out."""
+    def __call__(self, /, **inputs: Any) -> dict[str, Any]:
+        """Runs the program `run`: arrays by input name in, arrays by output name out. See `call`."""
         return self.call("run", inputs)
 
     def call(self, program: str, feeds: Mapping[str, Any], begin: int = 0, end: int | None = None,
-             results: Mapping[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
-        """Runs kernels [begin, end) of a program (all by default). `results` may supply arrays to write into."""
+             results: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+        """Runs kernels [begin, end) of a program (all by default) and returns its results, which are complete then.
+
+        feeds: arrays by input name: of numpy, nested lists, or anything with `__dlpack__`; contiguous arrays on a
+        64-byte boundary are read in place. results: arrays to write into. For a CUDA artifact inputs may lie on its
+        GPU, and if one does, the results do: they are `runtime.device.DeviceArray`, which speak DLPack.
+
+        Raises NetcError E0611 to E0614, E0616 for what does not fit, E0650 for what TVM refuses.
+        """
         bound = self.bind(program, feeds, results)
         bound(begin, end)
-        entry = self.programs[program]
-        return {name: array.reshape(()) if array.shape == (1,) and not self._shape(entry, name) else array
-                for name, array in bound.results.items()}
+        return bound.results
 
     def bind(self, program: str, feeds: Mapping[str, Any], results: Mapping[str, np.ndarray] | None = None) -> Bound:
         """A program with its arguments checked and in place, to be run many times."""
-        entry = self.programs[program]
-        sizes: dict[str, int] = {}
-        arguments, out = [], {}
-        for argument in entry["arguments"]:
-            if argument["kind"] == "input":
-                array = self._input(argument, feeds, sizes)
-            else:
-                shape = tuple(format.size(s, sizes) for s in argument["shape"]) or (1,)
-                array = results[argument["name"]].reshape(shape) if results else aligned(shape, argument["dtype"])
-                out[argument["name"]] = array
-            arguments.append(array)
-        unknown = set(feeds) - {a["name"] for a in entry["arguments"] if a["kind"] == "input"}
-        if unknown:
-            names = ", ".join(f"`{a['name']}`" for a in entry["arguments"] if a["kind"] == "input")
-            raise NetcError("E0612", f"`{sorted(unknown)[0]}` is no input of {self.name}", f"its inputs are {names}")
-        tensors = [tvm_ffi.from_dlpack(array) for array in arguments]
-        arena = self._arena(program, format.size(entry["arena"], sizes))
-        return Bound(self._function(entry["symbol"]), [*tensors, self._parameters, arena], len(entry["kernels"]), out,
-                     sizes, self._lock)
+        arguments = self._arguments[program]
+        given = {a.name: self._take(a, feeds) for a in arguments if a.is_input}
+        if len(feeds) > len(given):
+            names = ", ".join(f"`{name}`" for name in given)
+            raise NetcError("E0612", f"`{sorted(set(feeds) - set(given))[0]}` is no input of {self.name}",
+                            f"its inputs are {names}")
+        shapes = [array.shape for array in given.values()]
+        plan = self._plans.get(program)
+        if plan is None or plan.given != shapes:
+            plan = self._plans[program] = self._plan(program, shapes)
+        outputs = {}
+        for argument, shape in zip(arguments, plan.shapes):
+            if not argument.is_input:
+                outputs[argument.name] = self._memory.empty(shape, argument.dtype, given.values()) if results is None \
+                    else _result(argument, shape, results)
+        arrays = [(given if a.is_input else outputs)[a.name] for a in arguments]
+        return self._memory.bound(plan, arrays, outputs, self._lock)
 
-    def _function(self, symbol: str) -> Any:
+    def _take(self, argument: Argument, feeds: Mapping[str, Any]) -> Any:
+        if argument.name not in feeds:
+            raise NetcError("E0611", f"the input `{argument.name}` of {self.name} is missing", f"give {argument.name}=…")
+        return self._memory.take(argument, feeds[argument.name])
+
+    def _plan(self, program: str, given: Sequence[tuple[int, ...]]) -> Plan:
+        """The program for inputs of these shapes. Raises NetcError E0614."""
+        entry, arguments = self.programs[program], self._arguments[program]
+        sizes: dict[str, int] = {}
+        for argument, shape in zip((a for a in arguments if a.is_input), given):
+            argument.fit(shape, sizes)
+        shapes = [tuple(format.size(s, sizes) for s in a.shape) for a in arguments]
+        arena = self._memory.block(format.size(entry["arena"], sizes))
+        device = self._memory.device
+        tensors = [native.tensor(0, shape or (1,), a.dtype, device) for shape, a in zip(shapes, arguments)]
+        for block in (self.parameters.block, arena):
+            tensors.append(native.tensor(block.address, (block.bytes,), np.dtype(np.uint8), device))
+        return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors),
+                    len(entry["kernels"]), arena)
+
+    def _function(self, symbol: str) -> native.Object:
         """A function of the module, looked up once: the linker takes a millisecond for each look."""
         if symbol not in self._functions:
-            self._functions[symbol] = self._module[symbol]
+            self._functions[symbol] = native.member(self._module, symbol)
         return self._functions[symbol]
 
-    @staticmethod
-    def _shape(entry: Mapping[str, Any], name: str) -> list:
-        return next(a["shape"] for a in entry["arguments"] if a["kind"] == "output" and a["name"] == name)
 
-    def _input(self, argument: Mapping[str, Any], feeds: Mapping[str, Any], sizes: dict[str, int]) -> np.ndarray:
-        name = argument["name"]
-        if name not in feeds:
-            raise NetcError("E0611", f"the input `{name}` of {self.name} is missing", f"give {name}=…")
-        array = _converted(name, _array(name, feeds[name]), np.dtype(argument["dtype"]))
-        shape = argument["shape"]
-        fits = array.ndim == len(shape)
-        for size, given in zip(shape, array.shape):
+@dataclass(frozen=True)
+class Argument:
+    """An input or output of a program, as the manifest has it."""
+
+    name: str
+    is_input: bool
+    dtype: np.dtype
+    shape: Sequence[Any]
+
+    @classmethod
+    def from_manifest(cls, entry: Mapping[str, Any]) -> Argument:
+        return cls(entry["name"], entry["kind"] == "input", np.dtype(entry["dtype"]), entry["shape"])
+
+    def fit(self, given: tuple[int, ...], sizes: dict[str, int]) -> None:
+        """Checks the shape of an input, which may give symbols their `sizes`. Raises NetcError E0614."""
+        fits = len(given) == len(self.shape)
+        for size, number in zip(self.shape, given):
             if isinstance(size, str):
-                fits = fits and sizes.setdefault(size, given) == given
-        fits = fits and all(format.size(s, sizes) == g for s, g in zip(shape, array.shape))
-        if not fits:
-            text = ", ".join(map(str, shape))
-            raise NetcError("E0614", f"the input `{name}` has shape {list(array.shape)}, the net needs [{text}]",
+                fits = fits and sizes.setdefault(size, number) == number
+        if not fits or any(format.size(s, sizes) != number for s, number in zip(self.shape, given)):
+            raise NetcError("E0614", f"the input `{self.name}` has shape {list(given)}, the net needs "
+                            f"[{', '.join(map(str, self.shape))}]",
                             "sizes named by a letter may be any number, the same wherever the letter stands")
-        if not array.size:
-            raise NetcError("E0614", f"the input `{name}` is empty: its shape is {list(array.shape)}",
+        if not math.prod(given):
+            raise NetcError("E0614", f"the input `{self.name}` is empty: its shape is {list(given)}",
                             "give at least one example")
-        if not array.shape:
-            array = array.reshape(1)
-        if array.ctypes.data % ALIGNMENT or not array.flags.c_contiguous or not array.flags.writeable:
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A program for inputs of given shapes. shapes: of all arguments in order; call: takes their addresses."""
+
+    given: list[tuple[int, ...]]
+    sizes: dict[str, int]
+    shapes: list[tuple[int, ...]]
+    call: native.Call
+    kernels: int
+    arena: Any  # arrays.Block, or device.DeviceBlock
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A program with its arguments: calling it runs kernels [begin, end). `kept` is the memory the addresses lead to."""
+
+    plan: Plan
+    addresses: list[int]
+    results: dict[str, Any]
+    kept: Sequence[Any]
+    lock: threading.Lock  # calls of an executable share its arena
+
+    def __call__(self, begin: int = 0, end: int | None = None) -> None:
+        with self.lock:
+            self.plan.call(self.addresses, begin, self.plan.kernels if end is None else end)
+
+    def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
+        """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
+        sizes = self.plan.sizes
+        if result["in"] == "output":
+            whole = on_host(self.results[result["name"]])
+        elif result["in"] == "arena":
+            shape = [format.size(s, sizes) for s in result["shape"]]
+            count = math.prod(shape) * np.dtype(result["dtype"]).itemsize
+            whole = self.plan.arena.read(format.size(result["offset"], sizes), count).view(result["dtype"]).reshape(shape)
+        else:
+            return None
+        part = result.get("part", ())
+        return whole[tuple(slice(format.size(a, sizes), format.size(b, sizes)) for a, b in part)]
+
+
+class Host:
+    """Where a CPU artifact's tensors lie: arrays of the caller and of numpy. `runtime.device.Gpu` is the other place."""
+
+    device = (native.CPU, 0)
+
+    def block(self, bytes: int) -> Block:
+        return Block(bytes)
+
+    def take(self, argument: Argument, value: Any) -> np.ndarray:
+        """An input as an array that kernels can read, itself where possible. Raises NetcError E0613, E0616."""
+        array = value if type(value) is np.ndarray else as_array(argument.name, value)
+        if array.dtype != argument.dtype:
+            array = _converted(argument.name, array, argument.dtype)
+        if not array.flags.c_contiguous or address(array) % ALIGNMENT:
             copy = aligned(array.shape, array.dtype)
             copy[...] = array
             array = copy
         return array
 
-    def _arena(self, program: str, bytes: int) -> Any:
-        size, tensor = self._arenas.get(program, (-1, None))
-        if size != bytes:
-            tensor = tvm_ffi.from_dlpack(aligned((max(bytes, 1),)))
-            self._arenas[program] = (bytes, tensor)
-        return tensor
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype, inputs: Iterable[np.ndarray]) -> np.ndarray:
+        """Room for a result."""
+        return aligned(shape, dtype)
+
+    def bound(self, plan: Plan, arrays: Sequence[np.ndarray], results: dict[str, np.ndarray], lock: threading.Lock) -> Bound:
+        return Bound(plan, [address(array) for array in arrays], results, arrays, lock)
+
+    def local(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Inputs as arrays on the device, for calls that shall not copy them."""
+        return feeds
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A program with its tensors: calling it runs kernels [begin, end)."""
-
-    function: Any
-    tensors: list[Any]
-    kernels: int
-    results: dict[str, np.ndarray]
-    sizes: dict[str, int]
-    lock: threading.Lock  # calls of an executable share its arena
-
-    def __call__(self, begin: int = 0, end: int | None = None) -> None:
-        with self.lock:
-            self.function(*self.tensors, begin, self.kernels if end is None else end)
-
-    def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
-        """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
-        if result["in"] == "output":
-            whole = self.results[result["name"]]
-        elif result["in"] == "arena":
-            shape = [format.size(s, self.sizes) for s in result["shape"]]
-            start = format.size(result["offset"], self.sizes)
-            raw = np.from_dlpack(self.tensors[-1])[start:start + math.prod(shape) * np.dtype(result["dtype"]).itemsize]
-            whole = raw.view(result["dtype"]).reshape(shape)
-        else:
-            return None
-        part = result.get("part", ())
-        return whole[tuple(slice(format.size(a, self.sizes), format.size(b, self.sizes)) for a, b in part)]
+def _result(argument: Argument, shape: tuple[int, ...], results: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The caller's array for a result. Raises NetcError E0616."""
+    array = results[argument.name]
+    if array.shape != shape or array.dtype != argument.dtype or not array.flags.c_contiguous or not array.flags.writeable \
+            or address(array) % ALIGNMENT:
+        raise NetcError("E0616", f"the array given for the result `{argument.name}` cannot take it",
+                        f"give runtime.arrays.aligned({shape}, {argument.dtype.name!r})")
+    return array
 
 
+def on_host(array: Any) -> np.ndarray:
+    """A result as an array of numpy."""
+    return array if isinstance(array, np.ndarray) else array.numpy()
 
-def _array(name: str, value: Any) -> np.ndarray:
-    """A value as an array: without a copy where it is one, on the CPU, of numpy or by DLPack."""
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """A value as an array: without a copy where it is one, on the CPU, of numpy or by DLPack. Raises NetcError E0613, E0616."""
+    if hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] not in HOST_DEVICES:
+        kind, index = value.__dlpack_device__()
+        raise NetcError("E0616", f"the input `{name}` lies on {'GPU' if kind == native.CUDA else 'device'} {index}, "
+                        "this artifact runs elsewhere", "give a tensor that lies where the artifact runs, or a numpy array")
     try:
         return np.from_dlpack(value) if hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray) \
             else np.asarray(value)
     except (ValueError, BufferError, RuntimeError) as problem:
-        raise NetcError("E0613", f"the input `{name}` is no array of numbers in the memory of the CPU: {problem}",
-                        "give a numpy array, nested lists of numbers, or a tensor on the CPU") from problem
+        raise NetcError("E0613", f"the input `{name}` is no array of numbers: {problem}",
+                        "give a numpy array, nested lists of numbers, or a tensor") from problem
 
 
 def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
@@ -233,27 +316,12 @@ def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
     return array.astype(wanted)
 
 
-_RUNTIME: ctypes.CDLL | None = None
-
-
-def _load(artifact: format.Artifact) -> Any:
-    """The functions of an artifact's host object, by symbol."""
-    global _RUNTIME
-    _check_machine(artifact.manifest["target"], artifact.path or artifact.manifest["net"])
-    import tvm_ffi_orcjit
-    if _RUNTIME is None:
-        os.environ.setdefault("TVM_BIND_THREADS", "0")
-        spec = importlib.util.find_spec("tvm")
-        if spec is None or not spec.origin:
-            raise NetcError("E0606", "the TVM runtime library is not installed", "pip install apache-tvm")
-        library = Path(spec.origin).parent / "lib" / "libtvm_runtime.so"
-        _RUNTIME = ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
-    # Kernels are plain C: naming no C++ compiler spares the process that would be started to find its runtime library.
-    host = tvm_ffi_orcjit.default_session().load_module(artifact.members["host.o"], cxx=os.devnull)
+def _memory(artifact: format.Artifact, host: native.Object) -> Any:
+    """Where the tensors of an artifact lie: `Host`, or a GPU that got its kernels."""
     if "kernels.json" not in artifact.members:
-        return host
-    from runtime.cuda import Gpu
-    return Gpu(host, artifact.members, artifact.manifest["programs"])
+        return Host()
+    from runtime.device import Gpu
+    return Gpu(host, artifact.members)
 
 
 def _check_machine(target: Mapping[str, Any], name: str) -> None:

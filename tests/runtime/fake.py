@@ -80,6 +80,11 @@ class FakeExecutable:
         self.fed: list[dict] = []
         self.prepared: bytes | None = None
 
+    def memory(self) -> bytes:
+        """All parameters, as they lie."""
+        block = self.parameters.block
+        return block.read(0, block.bytes).tobytes()
+
     def bind(self, program: str, feeds: dict) -> FakeBound:
         assert set(feeds) == {a["name"] for a in self.programs[program]["arguments"] if a["kind"] == "input"}
         self.fed.append({name: feeds[name] for name in ("lr", "step", "seed") if name in feeds})

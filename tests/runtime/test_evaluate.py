@@ -24,13 +24,13 @@ def whole(executable, part):
 @pytest.mark.parametrize("batch", [1, 7, 54, 100])
 def test_the_batch_does_not_change_the_result(part, batch):
     executable = FakeExecutable()
-    before = executable.parameters.buffer.copy()
+    before = executable.memory()
     found, wanted = evaluate(executable, part, batch), whole(executable, part)
     assert found.examples == 54 and found.confusion is None and found.predictions is None
     assert found.values["cross_entropy"] == pytest.approx(wanted.results["cross_entropy"][0], rel=1e-5)
     assert found.values["accuracy"] == pytest.approx(wanted.results["accuracy"][0], rel=1e-6)
     assert found.values["loss"] == pytest.approx(found.values["cross_entropy"] + found.values["penalty"])
-    assert np.array_equal(executable.parameters.buffer, before)
+    assert executable.memory() == before
 
 
 def test_predictions_and_confusion(part):

@@ -16,7 +16,7 @@ def build(folder: Path, source: str, arch: str) -> dict[str, str]:
     """Make driver and kernels in `folder`; returns the environment of a process that sees a GPU of `arch`."""
     driver = [str(HERE / "driver.cc"), "-ldl"]
     versions = folder / "versions.map"
-    versions.write_text("libcudart.so.13 { global: cuda*; };")
+    versions.write_text("libcudart.so.13 { global: cuda*; emulated_copied; };")
     _compile(*driver, "-o", str(folder / "libcudart.so.13"), f"-Wl,--version-script={versions}")
     _compile(*driver, "-o", str(folder / "libcuda.so.1"))
     kernels = folder / "kernels.cc"

@@ -1,0 +1,162 @@
+"""Machine code in this process: TVM's C interface by ctypes. Object files go into its ORC JIT; functions take tensors by
+address.
+
+Of TVM this needs three shared libraries and none of its Python packages, whose import takes longer than a small net.
+The structures are those of `tvm/ffi/c_api.h` and `dlpack.h`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import NetcError
+
+CPU, CUDA = 1, 2  # DLDeviceType
+_NONE, _INT, _TENSOR, _TEXT, _BYTES, _OBJECT = 0, 1, 7, 8, 9, 64  # TVMFFITypeIndex; objects are numbered from 64
+_HEADER = 24  # bytes of TVMFFIObject, before what a kind of object holds
+_KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode by numpy's letter
+
+
+class _Value(ctypes.Structure):  # TVMFFIAny
+    _fields_ = [("type", ctypes.c_int32), ("padding", ctypes.c_uint32), ("value", ctypes.c_int64)]
+
+
+class _Bytes(ctypes.Structure):  # TVMFFIByteArray
+    _fields_ = [("data", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+
+
+class Tensor(ctypes.Structure):
+    """DLTensor: memory of somebody else with a shape, contiguous."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("device", ctypes.c_int32), ("index", ctypes.c_int32),
+                ("ndim", ctypes.c_int32), ("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16),
+                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.c_void_p), ("offset", ctypes.c_uint64)]
+
+
+def tensor(address: int, shape: Sequence[int], dtype: np.dtype, device: tuple[int, int] = (CPU, 0)) -> Tensor:
+    """A tensor over memory at `address`, which the caller keeps alive."""
+    return Tensor(address, *device, len(shape), _KINDS[dtype.kind], dtype.itemsize * 8, 1,
+                  (ctypes.c_int64 * len(shape))(*shape), None, 0)
+
+
+class Object:
+    """A counted reference to an object of TVM: a function, a module, an array."""
+
+    def __init__(self, handle: int):
+        self.handle = handle
+        self._release = _interface().TVMFFIObjectDecRef  # kept: at the end of the process globals are gone before objects
+
+    def __del__(self) -> None:
+        self._release(self.handle)
+
+    def __call__(self, *arguments: Any) -> Object | int | None:
+        """Calls a function object on None, whole numbers, text, bytes and objects. Raises NetcError E0650."""
+        values, kept = (_Value * len(arguments))(), []
+        for slot, argument in zip(values, arguments):
+            if isinstance(argument, Object):
+                slot.type, slot.value = _OBJECT, argument.handle
+                slot.type = ctypes.c_int32.from_address(argument.handle + 8).value
+            elif isinstance(argument, int):
+                slot.type, slot.value = _INT, argument
+            elif argument is not None:
+                data = argument.encode() if isinstance(argument, str) else argument
+                kept.append(_Bytes(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data)))
+                kept.append(data)
+                slot.type, slot.value = _BYTES, ctypes.addressof(kept[-2])
+                if isinstance(argument, str):
+                    slot.type, slot.value = _TEXT, kept[-2].data
+        result = _Value()
+        _checked(_interface().TVMFFIFunctionCall(self.handle, ctypes.addressof(values), len(values),
+                                                 ctypes.addressof(result)))
+        return Object(result.value) if result.type >= _OBJECT else result.value if result.type == _INT else None
+
+
+class Call:
+    """A driver with its tensors, to be called many times: at other addresses, with other ranges of kernels."""
+
+    def __init__(self, driver: Object, tensors: Sequence[Tensor]):
+        count = len(tensors) + 2
+        self._values = (_Value * count)(*((_TENSOR, 0, ctypes.addressof(t)) for t in tensors), (_INT, 0, 0), (_INT, 0, 0))
+        self._begin, self._end = self._values[count - 2], self._values[count - 1]
+        self._result = _Value()
+        self._driver, self._tensors, self._call = driver, tensors, _interface().TVMFFIFunctionCall
+        self._arguments = driver.handle, ctypes.addressof(self._values), count, ctypes.addressof(self._result)
+
+    def __call__(self, addresses: Sequence[int], begin: int, end: int) -> None:
+        """Runs kernels [begin, end) with the first tensors at `addresses`. One thread at a time. Raises NetcError E0650."""
+        for tensor, address in zip(self._tensors, addresses):
+            tensor.data = address
+        self._begin.value, self._end.value = begin, end
+        if self._call(*self._arguments):
+            _checked(-1)
+
+
+def load(code: bytes) -> Object:
+    """The module of an object file. Raises NetcError E0606 where TVM's libraries are missing, E0650."""
+    session = _session()
+    # Kernels are plain C, so they need no C++ runtime: the two last arguments.
+    return function("tvm_ffi_orcjit.SessionLoadModule")(session, function("ffi.Array")(code), "", None, None)
+
+
+def member(module: Object, symbol: str) -> Object:
+    """A function of a module by name."""
+    return function("ffi.ModuleGetFunction")(module, symbol, 1)
+
+
+def function(name: str) -> Object | None:
+    """A function that a library of TVM registered under `name`, or None."""
+    handle, data = ctypes.c_void_p(), name.encode()
+    text = _Bytes(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
+    _checked(_interface().TVMFFIFunctionGetGlobal(ctypes.addressof(text), ctypes.addressof(handle)))
+    return Object(handle.value) if handle.value else None
+
+
+def open_library(package: str, file: str) -> ctypes.CDLL:
+    """A shared library of an installed package. Raises NetcError E0606."""
+    spec = find_spec(package)
+    if spec is None or not spec.origin:
+        raise NetcError("E0606", f"the package {package} is not installed", "pip install apache-tvm apache-tvm-ffi-orcjit")
+    return ctypes.CDLL(str(Path(spec.origin).parent / "lib" / file), ctypes.RTLD_GLOBAL)
+
+
+def _checked(status: int) -> None:
+    if status:
+        handle = ctypes.c_void_p()
+        _interface().TVMFFIErrorMoveFromRaised(ctypes.addressof(handle))
+        kind, message = (ctypes.string_at(part.data, part.size).decode(errors="replace")
+                         for part in (_Bytes * 2).from_address(handle.value + _HEADER))
+        Object(handle.value)
+        raise NetcError("E0650", f"TVM reports {kind}: {message.strip()}", "`netc explain E0650` says what this may be")
+
+
+_lock = threading.RLock()
+
+
+@cache
+def _interface() -> ctypes.CDLL:
+    library = open_library("tvm_ffi", "libtvm_ffi.so")
+    pointer = ctypes.c_void_p
+    for name, arguments in {"TVMFFIFunctionCall": [pointer, pointer, ctypes.c_int32, pointer],
+                            "TVMFFIFunctionGetGlobal": [pointer, pointer], "TVMFFIErrorMoveFromRaised": [pointer],
+                            "TVMFFIObjectDecRef": [pointer]}.items():
+        getattr(library, name).argtypes = arguments
+    return library
+
+
+@cache
+def _session() -> Object:
+    """The JIT of this process, with the libraries that kernels call into."""
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    _interface()
+    open_library("tvm", "libtvm_runtime.so")
+    open_library("tvm_ffi_orcjit", "libtvm_ffi_orcjit.so")
+    return function("tvm_ffi_orcjit.GlobalDefaultSession")()

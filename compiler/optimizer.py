@@ -70,7 +70,8 @@ def adam(s: Step, beta1: float, beta2: float, eps: float, weight_decay: float) -
 
 
 def adamw(s: Step, beta1: float, beta2: float, eps: float, weight_decay: float) -> Value:
-    return _adam(s, s.p * (1 - s.lr * s.decay) if s.decay else s.p, s.g, beta1, beta2, eps)
+    p = s.p * s.shared(f"1-{s.lr.name}*{s.decay}", lambda: 1 - s.lr * s.decay) if s.decay else s.p
+    return _adam(s, p, s.g, beta1, beta2, eps)
 
 
 def rmsprop(s: Step, rho: float, eps: float, momentum: float, centered: bool, weight_decay: float) -> Value:

@@ -20,10 +20,11 @@ from tvm.script.ir_builder import tirx as T
 from compiler import dims, flat
 from compiler.describe import describe
 from compiler.dims import Dim
-from compiler.group import Launch, view_root
+from compiler.group import Launch
 from compiler.ir import DTYPES, Graph, TensorType
-from compiler.memory import ALIGNMENT, Lifetime, plan
-from compiler.tensors import Tensors, int64, is_constant_array, layout_of, touched
+from compiler.lifetimes import lifetimes, storages
+from compiler.memory import ALIGNMENT, plan
+from compiler.tensors import Tensors, int64, is_constant_array, touched
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Lowering:
         storage = storages(graph)
         calls = [self._kernel(graph, launch, symbols, storage, f"{name}.{i}", batch)
                  for i, launch in enumerate(graph.kernels)]
-        memory = plan(_lifetimes(graph, calls))
+        memory = plan(lifetimes(graph, [call.scratch for call in calls]))
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.launch.update]
         return {
@@ -161,44 +162,6 @@ class Lowering:
                         + [pointer(k) for k, _ in call.scratch]
                     T.evaluate(tvm.ir.Call(self.module.get_global_var(call.kernel), arguments, ret_ty="int32"))
         self.module[name] = ib.get().with_attr("global_symbol", name)
-
-
-def storages(graph: Graph) -> dict[str, str]:
-    """Whose memory each node is in: `input:x`, `output:p`, `parameter:w`, or `node:n` in the arena."""
-    storage = {}
-    results = {view_root(graph, n): f"output:{key}" for table in (graph.outputs, graph.losses, graph.metrics)
-               for key, n in table.items()}
-    updates = {view_root(graph, n): f"parameter:{key}" for key, n in graph.updates.items()}
-    for node in graph.sorted():
-        root = view_root(graph, node.name)
-        if root in graph.places:
-            root = view_root(graph, graph.places[root].root)
-        leaf = graph[root]
-        if leaf.op == "input":
-            storage[node.name] = f"input:{root}"
-        elif leaf.op in ("parameter", "constant"):
-            storage[node.name] = f"parameter:{root}"
-        else:
-            storage[node.name] = results.get(root) or updates.get(root) or f"node:{root}"
-    return storage | flat.storages(graph)
-
-
-def _lifetimes(graph: Graph, calls: list[Call]) -> list[Lifetime]:
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    size: dict[str, Dim] = {}
-    for step, call in enumerate(calls):
-        for key in call.storages:
-            if key.startswith("node:"):
-                key, _ = flat.base_and_offset(key)
-                first.setdefault(key, step)
-                last[key] = step
-                node = graph[key.partition(":")[2]]
-                size[key] = dims.product(layout_of(graph, node.name).extents(node.type.shape)) * node.type.itemsize
-        for key, bytes in call.scratch:
-            first[key] = last[key] = step
-            size[key] = bytes
-    return [Lifetime(key, size[key], first[key], last[key]) for key in first]
 
 
 def _arguments(graph: Graph) -> list[dict[str, Any]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compiler.dims import Dim
 from compiler.ir import Graph, Node
 
 
@@ -18,7 +19,8 @@ class Context:
     depends on weights alone is computed once, when they are loaded. block: how many channels the target's schedules like
     together; staged: the pairs (producer, reader) of ops that they can run band by band in one kernel; together: whether
     kernels that do not need each other can share a call; cache: bytes of the cache a band should stay in; exact: whether
-    algorithms that round differently are ruled out.
+    algorithms that round differently are ruled out. memory: the largest arena that is allowed, None for any; scratch: bytes
+    that a kernel needs for itself, by the name of its last node, as far as they are known.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
@@ -27,9 +29,14 @@ class Context:
     packed: bool = True
     block: int = 1
     staged: frozenset[tuple[str, str]] = frozenset()
-    together: bool = False
+    together: frozenset[str] = frozenset()
     cache: int = 512 << 10
+    launch: float = 0.0
+    move: Callable[[float], float] = lambda bytes: 0.0
+    compute: Callable[[float], float] = lambda flops: 0.0
     exact: bool = False
+    memory: int | None = None
+    scratch: Mapping[str, Dim] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
 
+from compiler import cache, codegen
 from compiler.cost import MACHINES
 from compiler.programs import Options
 from compiler.schedule import cpu
@@ -31,14 +30,7 @@ class CpuBackend:
         cpu.emit(kernels, self.cpu, batch)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
-        # LLVM finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
-        with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
-            built = tvm.compile(module, tvm.target.Target(self.cpu.llvm))
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "host.o")
-            built.mod.write_to_file(path)
-            with open(path, "rb") as stream:
-                return {"host.o": stream.read()}
+        return {"host.o": codegen.build(module, self.cpu.llvm, cache.default())}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm["mcpu"], "lanes": self.cpu.lanes,

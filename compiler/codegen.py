@@ -1,0 +1,86 @@
+"""A module of PrimFuncs → one object file: each kernel compiled by itself, on all cores, or taken from the cache.
+
+A kernel's key is its own text with the target and the versions, so kernels that nets, programs or edits have in common
+are compiled once. The functions with a symbol of their own (the drivers) form one more object; kernels are called by the
+key's name, and `compiler/objects.py` joins them all, so that nothing of this shows outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+
+from compiler import cache, objects
+
+# LLVM finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
+CONFIG = {"tirx.disable_cse_tir": True}
+
+
+def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -> bytes:
+    """The object of all functions. Threads compile side by side: TVM and LLVM work without Python's lock.
+
+    target: a TVM target. Functions of the module without a symbol must be called from those that have one only.
+    """
+    settings = json.dumps([tvm.__version__, CONFIG, dict(target)], sort_keys=True)
+    functions = {var.name_hint: function for var, function in module.functions.items()}
+    symbols = {name: f"netc_{_key(function, settings)}" for name, function in functions.items()
+               if "global_symbol" not in function.attrs}
+    work = {symbols[name]: {symbols[name]: functions[name]} for name in symbols}
+    drivers = {name: _external_calls(function, symbols) for name, function in functions.items() if name not in symbols}
+    work[cache.key(settings, *(cache.key(_key(f, settings)) for f in drivers.values()))] = drivers
+
+    def compiled(key: str) -> tuple[bytes, bool]:
+        data = store.get(key)
+        return (data, False) if data is not None else (compile_functions(work[key], target), True)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        done = dict(zip(work, pool.map(compiled, work)))
+    fresh = {key: data for key, (data, new) in done.items() if new}
+    for key, data in fresh.items():
+        store.put(key, data)
+    if fresh:
+        store.trim()
+    return objects.join([data for data, _ in done.values()], {symbol: name for name, symbol in symbols.items()})
+
+
+def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> bytes:
+    """The object of these functions; one without a symbol gets its name as symbol, with plain C arguments."""
+    goal = tvm.target.Target(dict(target))
+    goal = goal.with_host(goal)
+    with tvm.transform.PassContext(config=CONFIG):
+        module = tirx.transform.BindTarget(goal)(tvm.IRModule(dict(functions)))
+        pipeline, finalize, _ = s_tir.pipeline.default_s_tir_pipeline()
+        module = finalize()(pipeline(module))
+        named = {var.name_hint: function if "global_symbol" in function.attrs
+                 else function.with_attr("global_symbol", var.name_hint).without_attr("tirx.is_entry_func")
+                 for var, function in module.functions.items()}
+        built = tvm.get_global_func("target.build.llvm")(tvm.IRModule(named), goal)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "host.o")
+        built.write_to_file(path)
+        with open(path, "rb") as stream:
+            return stream.read()
+
+
+def _key(function: tirx.PrimFunc, settings: str) -> str:
+    """What the function says. The structural hash stands beside the text for what text might round."""
+    return cache.key(settings, str(tvm_ffi.structural_hash(function, map_free_vars=True)), function.script())
+
+
+def _external_calls(function: tirx.PrimFunc, symbols: Mapping[str, str]) -> tirx.PrimFunc:
+    """The function with calls of kernels in the module turned into calls of their symbols."""
+
+    def external(call: Any) -> Any:
+        if isinstance(call.op, tvm.ir.GlobalVar):
+            return tirx.call_extern("int32", symbols[call.op.name_hint], *call.args)
+        return call
+
+    return tvm_ffi.structural_map(function, (tvm.ir.Call, external))

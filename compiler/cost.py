@@ -17,20 +17,20 @@ from compiler.ops import REGISTRY, namespace
 @dataclass(frozen=True)
 class Machine:
     """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
-    pairs (producer, reader) that run band by band in one kernel, whether independent kernels share a call; bytes of the
-    cache that a band should stay in."""
+    pairs (producer, reader) that run band by band in one kernel, ops whose kernels can share a call; bytes of the cache that
+    a band should stay in."""
 
     flops: float
     bandwidth: float
     launch: float
     staged: frozenset[tuple[str, str]] = frozenset()
-    together: bool = False
+    together: frozenset[str] = frozenset()
     cache: int = 512 << 10
 
 
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7),
+    "cpu": Machine(8e10, 2e10, 5e-7, together=frozenset({"conv", "winograd_conv", "max_pool", "avg_pool"})),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6),
 }

@@ -38,7 +38,8 @@ class Options:
     def context(self, training: bool, packed: bool = True) -> Context:
         machine = MACHINES[self.machine]
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
-                       self.block, machine.staged, machine.together, machine.cache, self.exact)
+                       self.block, machine.staged, machine.together, machine.cache, machine.launch,
+                       lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact)
 
 
 def build(program: Program, names: Collection[str], options: Options = Options()) -> dict[str, Graph]:

@@ -17,7 +17,11 @@ from compiler.passes import (  # noqa: F401  (each declares its pass)
     eliminate_split,
     flatten_updates,
     fold_batch_norm,
+    fuse_conv_pool,
     fuse_elementwise,
+    fuse_pointwise_conv,
+    fuse_pool_pointwise,
+    group_independent,
     merge_sibling_convs,
     move_pooling,
 )
@@ -29,7 +33,8 @@ from runtime.errors import NetcError
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
 PRIMITIVES = ["concat_gradients", "clean", "choose_layout"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
-KERNELS = ["fuse_elementwise", "eliminate_concat", "eliminate_split", "eliminate_padding", "flatten_updates"]
+KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
+           "eliminate_split", "eliminate_padding", "group_independent", "flatten_updates"]
 PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
+from compiler.build import Builder
 from compiler.group import is_leaf, is_view
 from compiler.ir import Graph, Node, TensorType
 from compiler.ops import REGISTRY, namespace
@@ -36,18 +37,24 @@ def move_pooling(graph: Graph, context: Context) -> list[Rewrite]:
     while changed:
         changed = False
         for name in [node.name for node in graph.sorted()]:
-            second = graph[name]
-            if not second.inputs or is_leaf(graph[second.inputs[0]]) or second.inputs.count(second.inputs[0]) > 1:
-                continue
-            first = graph[second.inputs[0]]
-            found = _consider(graph, context, first, second)
-            if found is None or (second.name, first.name) in considered:  # these two were swapped just now
-                continue
-            considered[first.name, second.name] = found
-            if found.taken:
-                _swap(graph, first, second)
+            while _move(graph, context, name, considered):
                 changed = True
     return list(considered.values())
+
+
+def _move(graph: Graph, context: Context, name: str, considered: dict[tuple[str, str], Rewrite]) -> bool:
+    """Whether `name` was swapped with what it reads; what was thought of that goes into `considered`."""
+    second = graph[name]
+    if not second.inputs or is_leaf(graph[second.inputs[0]]) or second.inputs.count(second.inputs[0]) > 1:
+        return False
+    first = graph[second.inputs[0]]
+    found = _consider(graph, context, first, second)
+    if found is None or (second.name, first.name) in considered:  # these two were swapped before
+        return False
+    considered[first.name, second.name] = found
+    if found.taken:
+        _swap(graph, first, second)
+    return found.taken
 
 
 def _consider(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite | None:
@@ -112,8 +119,7 @@ def _order(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite
     if not only_reader(graph, first.name):
         return Rewrite(what, ours, False, why="what the first makes is read elsewhere too")
     conv, pool = (first, second) if first.op == "conv" else (second, first)
-    if len(conv.inputs) == 3 and pool.op == "avg_pool" and pool.attrs["count_include_pad"] \
-            and any(map(any, pool.attrs["pad"])):
+    if first is conv and _apart(conv, pool):
         return Rewrite(what, ours, False, why="the mean counts padding in, where the bias would not reach")
     x = graph[first.inputs[0]].type
     weights = [graph[i].type for i in conv.inputs[1:]]
@@ -130,6 +136,12 @@ def _order(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite
     return Rewrite(what, ours, False, now - then, "this order is the cheaper one")
 
 
+def _apart(conv: Node, pool: Node) -> bool:
+    """Whether a bias is not what it was when the mean is taken behind it: of padding, which has none."""
+    return len(conv.inputs) == 3 and pool.op == "avg_pool" and pool.attrs["count_include_pad"] \
+        and any(map(any, pool.attrs["pad"]))
+
+
 def _title(node: Node) -> str:
     return "1×1 conv" if node.op == "conv" else node.op
 
@@ -144,9 +156,19 @@ def _pooled(pool: Node, x: TensorType) -> TensorType:
 # --- the swap --------------------------------------------------------------------------------------------------------
 
 def _swap(graph: Graph, first: Node, second: Node) -> None:
-    """second(first(x)) becomes first(second(x)); each keeps its own name, origins, attributes and further operands."""
+    """second(first(x)) becomes first(second(x)); each keeps its own name, origins, attributes and further operands, but
+    for a bias that must stay behind the mean."""
+    bias = ""
+    if second.op == "conv" and _apart(second, first):
+        bias, second = second.inputs[2], graph.update(second.name, inputs=second.inputs[:2])
     graph.replace_uses(second.name, first.name)
     for node, source in ((second, first.inputs[0]), (first, second.name)):
         inputs = (source, *node.inputs[1:])
         types = [graph[i].type for i in inputs]
         graph.update(node.name, inputs=inputs, type=REGISTRY[node.op].infer(namespace(node.attrs), *types))
+    if bias:
+        b = Builder(graph)
+        with b.within(f"{second.name}/moved", second.origins):
+            column = b.op("reshape", b.value(bias), shape=(graph[bias].type.size, *[1] * (first.type.rank - 2)))
+            total = b.op("add", b.value(first.name), column, name="bias")
+        graph.replace_uses(first.name, total.name)

@@ -133,6 +133,14 @@ def test_a_bias_and_padding_that_counts():
     assert ops(graph) == ["avg_pool", "conv"] and rewrite.taken
 
 
+@pytest.mark.parametrize("tail", [[], [RELU]])
+def test_a_bias_stays_behind_a_mean_that_counts_padding(tail):
+    n = chain((64, 8, 8), avg_pool(k=3, stride=1, pad=1, count_include_pad=True), conv(4), *tail)
+    graph, (rewrite,) = apply(PASS, n)
+    assert ops(graph) == ["conv", "avg_pool", "add", *("relu" for _ in tail)] and rewrite.taken
+    assert len(graph["v1"].inputs) == 2 and [o.layer for o in graph["v1/moved/bias"].origins] == ["v1"]
+
+
 def test_pooling_passes_several_layers():
     graph, rewrites = apply(PASS, chain((16, 8, 8), conv(12), conv(8), MEAN))
     assert ops(graph) == ["global_avg_pool", "conv", "conv"] and [r.taken for r in rewrites] == [True, True]

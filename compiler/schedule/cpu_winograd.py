@@ -1,0 +1,262 @@
+"""Winograd convolutions on the CPU: transforms of tiles, and (m+2)^2 matrix products made of the register tile.
+
+A unit is one block of tile rows of one image: its input is transformed into scratch V [e*e][C/b][tiles][b], then for each
+group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and stored. Where an
+image is one block, units are slices of the outputs, each of which transforms the input for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.ops import winograd
+from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
+from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
+from compiler.schedule.cpu_tile import Run, Tiling, ranged, register_tile, tiling
+from compiler.schedule.kernel import Kernel, Work
+from compiler.target import Cpu
+
+TRANSFORM_CYCLES = 110  # of one tile of one block of channels, to or fro
+FEWEST = 14             # tiles of a block: fewer, and the weights are read too often
+
+
+def emit_winograd_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
+    """The work of `winograd_conv` where weight and result are blocked, else None (and nothing emitted)."""
+    x, u = kernel.operands[:2]
+    channels = static(x.shape[1])
+    sizes = [static(extent) for extent in (*x.shape[2:], *kernel.shape[1:])]
+    if not channels or not all(sizes) or channels % cpu.lanes or any(o.dtype != "float32" for o in kernel.operands):
+        return None
+    if not blocked(kernel.layout, cpu) or u.buffer is None or not blocked(u.layout, cpu, axis=0) or kernel.staged:
+        return None
+    return _Winograd(kernel, cpu, channels, sizes[2], tuple(sizes[:2]), tuple(sizes[3:])).work(batch)
+
+
+def emit_winograd_weight(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
+    """The work of `winograd_weight`: units are outputs, or blocks of them."""
+    w, (outputs, inputs, *_) = kernel.operands[0], [static(extent) for extent in kernel.shape]
+    if w.dtype != "float32" or not outputs or not inputs:
+        return None
+    lanes = cpu.lanes if blocked(kernel.layout, cpu, axis=0) and outputs % cpu.lanes == 0 else 1
+    g = winograd.matrices(kernel.a.tile)[1]
+
+    def emit(unit: Any, slot: Any) -> None:
+        with T.serial(0, i64(inputs)) as c:
+            columns = _vectors(3, 3, lanes)
+            _each(3, 3, lanes, lambda i, j, lane: _put(columns, i, j, lane, w(unit * lanes + lane, c, i, j)))
+            _two_sided(g, columns, lanes, lambda y, x, lane, value: kernel.store(
+                (unit * lanes + lane, c, i64(y), i64(x)), value))
+
+    return Work(outputs // lanes, outputs // lanes * inputs * TRANSFORM_CYCLES / CYCLES_PER_NS, emit)
+
+
+# --- transforms ------------------------------------------------------------------------------------------------------
+
+Vectors = list[Any]  # of buffers, one a row, each of so many vectors: every one stays under 1 KiB
+
+
+def _vectors(rows: int, columns: int, lanes: int) -> Vectors:
+    return [T.alloc_buffer((columns, lanes), "float32") for _ in range(rows)]
+
+
+def _put(vectors: Vectors, row: int, column: int, lane: Any, value: Any) -> None:
+    T.buffer_store(vectors[row], value, [i64(column), lane])
+
+
+def _each(rows: int, columns: int, lanes: int, emit: Callable[[int, int, Any], None]) -> None:
+    for row in range(rows):
+        for column in range(columns):
+            with T.vectorized(0, i64(lanes)) as lane:
+                emit(row, column, lane)
+
+
+def _combination(factors: Sequence[float], values: Callable[[int], Any]) -> Any:
+    """The sum of factors * values, without those that are 0, the units first."""
+    total = None
+    for index in sorted(np.flatnonzero(factors), key=lambda i: factors[i] != 1.0):
+        factor, value = float(factors[index]), values(int(index))
+        if factor == -1.0 and total is not None:
+            total = total - value
+            continue
+        term = value if factor == 1.0 else value * tirx.const(factor, "float32")
+        total = term if total is None else total + term
+    return total
+
+
+def _two_sided(matrix: np.ndarray, source: Vectors, lanes: int, put: Callable[[int, int, Any, Any], None]) -> None:
+    """put(row, column, lane, value) of matrix * source * matrix^T; all are vectors."""
+    rows, columns = matrix.shape
+    half = _vectors(rows, columns, lanes)
+    _each(rows, columns, lanes, lambda i, j, lane: _put(
+        half, i, j, lane, _combination(matrix[i], lambda k: source[k][i64(j), lane])))
+    _each(rows, rows, lanes, lambda i, j, lane: put(
+        i, j, lane, _combination(matrix[j], lambda k: half[i][i64(k), lane])))
+
+
+# --- convolution -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Winograd:
+    kernel: Kernel
+    cpu: Cpu
+    channels: int
+    outputs: int
+    source: tuple[int, int]
+    out: tuple[int, int]
+
+    @property
+    def m(self) -> int:
+        return self.kernel.a.tile
+
+    @property
+    def e(self) -> int:
+        return self.m + 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return winograd.tiles(self.m, self.out[0]), winograd.tiles(self.m, self.out[1])
+
+    @property
+    def blocks(self) -> int:
+        return self.channels // self.cpu.lanes
+
+    def tile_rows(self, batch: int) -> int:
+        """How many rows of tiles are a block: V takes half of L2, and weights are read for enough tiles at a time."""
+        rows, columns = self.grid
+        row = 4 * self.e ** 2 * self.channels * columns
+        fitting = max(1, self.cpu.l2 * 5 // 8 // row, ceildiv(FEWEST, columns))
+        return ceildiv(rows, ceildiv(rows, min(fitting, rows)))
+
+    def work(self, batch: int) -> Work:
+        kernel, (rows, columns), lanes = self.kernel, self.grid, self.cpu.lanes
+        per_block = self.tile_rows(batch)
+        blocks, most = ceildiv(rows, per_block), per_block * columns
+        tiles = tiling(self.cpu.registers, lanes, self.outputs // lanes, most, 1, self.channels)
+        cycles = blocks * (self.e ** 2 * tiles.cycles + TRANSFORM_CYCLES * most * (self.channels + self.outputs) / lanes)
+        ns = batch * cycles / CYCLES_PER_NS
+        threads = self.cpu.llvm.get("num-cores", 1)
+        slices = min(ceildiv(threads, batch * blocks), tiles.units) if threads > 1 and ns > PARALLEL_NS else 1
+        largest = max(run.size for run in tiles.groups)
+        v, products = (kernel.scratch(tuple(map(i64, (threads, self.e ** 2, _odd_lines(count * most * lanes)))), "float32")
+                       for count in (self.blocks, largest))
+
+        def emit(unit: Any, slot: Any) -> None:
+            rest, part = tirx.floordiv(unit, i64(slices)), tirx.floormod(unit, i64(slices))
+            n, block = tirx.floordiv(rest, i64(blocks)), tirx.floormod(rest, i64(blocks))
+            first = tirx.floordiv(block * rows, i64(blocks))
+            count = tirx.floordiv((block + 1) * rows, i64(blocks)) - first
+            self._transform_input(n, slot, v, most, first, count)
+            for run in tiles.groups:
+                bounds = (None, None) if slices == 1 else tuple(
+                    tirx.floordiv((part + more) * run.count, i64(slices)) for more in (0, 1))
+                with ranged(run, *bounds) as group:
+                    self._products(slot, v, products, most, count * columns, group, run.size, tiles)
+                    self._transform_back(n, slot, products, most, first, count, group, run.size)
+
+        return Work(kernel.shape[0] * (blocks * slices), ns, emit)
+
+    def _transform_input(self, n: Any, slot: Any, v: Any, most: int, first: Any, count: Any) -> None:
+        lanes, columns, e = self.cpu.lanes, self.grid[1], self.e
+        matrix = winograd.matrices(self.m)[0]
+        with T.serial(0, i64(self.blocks)) as block, T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
+            source = _vectors(e, e, lanes)
+            _each(e, e, lanes, lambda i, j, lane: _put(
+                source, i, j, lane, self._element(n, block, (first + row, column), (i, j), lane)))
+            place = (block * most + row * columns + column) * lanes
+            _two_sided(matrix, source, lanes, lambda y, x, lane, value: T.buffer_store(
+                v, value, [slot, i64(y * e + x), place + lane]))
+
+    def _element(self, n: Any, block: Any, tile: tuple[Any, Any], at: tuple[int, int], lane: Any) -> Any:
+        """Element `at` of a tile; 0 where that lies outside of what can be read."""
+        x, lanes = self.kernel.operands[0], self.cpu.lanes
+        direct = x.buffer is not None and blocked(x.layout, self.cpu)
+        halo = x.layout.halo if direct else (0, 0, 0, 0)
+        index, conditions = [], []
+        for axis in (0, 1):
+            pad = self.kernel.a.pad[axis][0]
+            place = tile[axis] * self.m + (at[axis] - pad)
+            end = self.source[axis] + halo[axis + 2]
+            index.append(place)
+            if at[axis] - pad < -halo[axis]:
+                conditions.append(place >= i64(-halo[axis]))
+            if (self.grid[axis] - 1) * self.m + at[axis] - pad >= end:
+                conditions.append(place < i64(end))
+        value = x.buffer[n, block, *index, lane] if direct else x(n, block * lanes + lane, *index)
+        if not conditions:
+            return value
+        return T.if_then_else(tirx.all(*conditions) if len(conditions) > 1 else conditions[0], value,
+                              tirx.const(0.0, "float32"))
+
+    def _products(self, slot: Any, v: Any, products: Any, most: int, count: Any, group: Any, size: int,
+                  tiles: Tiling) -> None:
+        """M of `size` output blocks from block `group` on, of `count` tiles."""
+        lanes, u, e = self.cpu.lanes, self.kernel.operands[1].buffer, self.e
+        with loops((e, e)) as (ey, ex):
+            point = ey * e + ex
+            for run in tiles.rows[size]:
+                # Pieces that begin before `count`.
+                end = tirx.floordiv(count - run.first + (run.size - 1), i64(run.size))
+                with ranged(run, *((i64(0), end) if static(count) is None else (None, None))) as start:
+                    self._product(slot, v, products, most, u, group, size, run, start, (point, ey, ex), lanes)
+
+    def _product(self, slot: Any, v: Any, products: Any, most: int, u: Any, group: Any, size: int, run: Run, start: Any,
+                 point: tuple[Any, Any, Any], lanes: int) -> None:
+        at, ey, ex = point
+        sums = register_tile(
+            lanes, run.size, size, lambda j, lane: tirx.const(0.0, "float32"), (self.blocks, lanes),
+            lambda step, i: v[slot, at, (step[0] * most + start + i) * lanes + step[1]],
+            lambda step, j, lane: u[group + j, step[0] * lanes + step[1], ey, ex, lane])
+        for j, acc in enumerate(sums):
+            with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
+                T.buffer_store(products, acc[i, lane], [slot, at, (j * most + start + i) * lanes + lane])
+
+    def _transform_back(self, n: Any, slot: Any, products: Any, most: int, first: Any, count: Any, group: Any,
+                        size: int) -> None:
+        lanes, columns, e, m = self.cpu.lanes, self.grid[1], self.e, self.m
+        bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
+        matrix = winograd.matrices(m)[2]
+        for j in range(size):
+            def each_tile(store: Callable, j: int = j) -> None:
+                with T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
+                    source = _vectors(e, e, lanes)
+                    place = (j * most + row * columns + column) * lanes
+                    _each(e, e, lanes, lambda i, k, lane: _put(
+                        source, i, k, lane, products[slot, i64(i * e + k), place + lane]))
+                    result = _vectors(m, m, lanes)
+                    _two_sided(matrix, source, lanes, lambda y, x, lane, value: _put(result, y, x, lane, value))
+                    for y in range(m):
+                        for x in range(m):
+                            self._store(store, n, (group + j) * lanes, ((first + row) * m + y, column * m + x), (y, x),
+                                        lambda lane: result[y][i64(x), lane], bias)
+
+            self.kernel.each((group + j) * lanes, each_tile)
+
+    def _store(self, store: Callable, n: Any, channel: Any, place: tuple[Any, Any], at: tuple[int, int],
+               value: Callable[[Any], Any], bias: Any) -> None:
+        """One vector of results, unless it is beyond the map."""
+        conditions = [p < i64(size) for p, size, i in zip(place, self.out, at) if size % self.m and i >= size % self.m]
+
+        def emit() -> None:
+            with T.vectorized(0, i64(self.cpu.lanes)) as lane:
+                total = value(lane) + bias(channel + lane) if bias is not None else value(lane)
+                store((n, channel + lane, *place), total)
+
+        if not conditions:
+            emit()
+            return
+        with T.If(tirx.all(*conditions) if len(conditions) > 1 else conditions[0]), T.Then():
+            emit()
+
+
+def _odd_lines(elements: int) -> int:
+    """At least so many elements, an odd number of cache lines: as a stride it meets every set of a cache."""
+    return (ceildiv(elements, 16) | 1) * 16

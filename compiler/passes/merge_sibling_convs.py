@@ -12,6 +12,7 @@ from dataclasses import replace
 import networkx as nx
 import numpy as np
 
+from compiler import flat
 from compiler.autodiff import differentiate, is_trainable
 from compiler.build import Builder
 from compiler.group import is_leaf
@@ -67,13 +68,17 @@ def _unfit(graph: Graph, conv: Node) -> str:
 
 def _decide(graph: Graph, siblings: list[Node], context: Context) -> Rewrite:
     """Merges all siblings or, where that is better, those that no concat reads: it would have to copy their slices."""
-    choices = [siblings]
+    alternatives = [siblings]
     copied = {conv.name for conv in siblings if _ends_in_concat(graph, conv)}
     if copied and len(siblings) - len(copied) > 1:
-        choices.append([conv for conv in siblings if conv.name not in copied])
-    gains = [_gain(graph, choice, context) for choice in choices]
-    gain, chosen = max(zip(gains, choices), key=lambda pair: pair[0])
-    activations = _common_activations(graph, chosen)
+        alternatives.append([conv for conv in siblings if conv.name not in copied])
+    choices = []
+    for convs in alternatives:
+        common = _common_activations(graph, convs)
+        # In training a common activation is a kernel more: its gradient is that of the whole, not of branches.
+        choices += [(convs, common)] + [(convs, [])] * (context.training and bool(common))
+    gains = [_gain(graph, convs, activations, context) for convs, activations in choices]
+    gain, (chosen, activations) = max(zip(gains, choices), key=lambda pair: pair[0])
     what = f"{len(chosen)} convs of {chosen[0].inputs[0]} become one" + \
         (f", with one {activations[0].op}" if activations else "")
     if gain <= 0:
@@ -88,9 +93,8 @@ def _ends_in_concat(graph: Graph, conv: Node) -> bool:
     return any(user.op == "concat" for user in graph.users(end.name))
 
 
-def _gain(graph: Graph, siblings: list[Node], context: Context) -> float:
+def _gain(graph: Graph, siblings: list[Node], activations: list[Node], context: Context) -> float:
     """Predicted seconds saved by merging."""
-    activations = _common_activations(graph, siblings)
     apart = _region(graph, siblings, activations, context.training)
     merged = apart.copy()
     _merge(merged, siblings, activations)
@@ -183,7 +187,8 @@ def _made_elsewhere(region: Graph, node: Node) -> Node:
 def _price(region: Graph, context: Context) -> float:
     """Predicted seconds of the kernels of a region: forward, and in training backward too.
 
-    Outside training, what depends on weights alone is free: `prepare` computes it once.
+    Outside training, what depends on weights alone is free: `prepare` computes it once. In training a merged weight is
+    free where its parts can lie side by side.
     """
     region = expand(_differentiated(region) if context.training else region)
     concat_gradients(region, context)
@@ -193,7 +198,17 @@ def _price(region: Graph, context: Context) -> float:
             fixed.add(node.name)
     region = with_kernels(region)
     anchors = [region[g.anchor] for launch in region.kernels for g in launch.groups]
-    return context.seconds(region, [a for a in anchors if context.training or a.name not in fixed])
+    free = {a.name for a in anchors if _is_its_parts(region, a)} if context.training else fixed
+    return context.seconds(region, [a for a in anchors if a.name not in free])
+
+
+def _is_its_parts(graph: Graph, node: Node) -> bool:
+    """Whether a node is a merged weight that needs no memory of its own (`passes/flatten_updates.py`)."""
+    if node.op != "concat" or not flat.of_parameters(graph, node):
+        return False
+    parts = [graph[i] for i in node.inputs]
+    alike = {tuple(part.attrs.get(key) for key in ("trainable", "lr", "decay")) for part in parts}
+    return len(alike) == 1 and flat.side_by_side([part.type for part in parts])
 
 
 def _differentiated(region: Graph) -> Graph:

@@ -232,9 +232,15 @@ def few_channels_of_many() -> Graph:
 def test_the_cost_model_decides():
     after, (taken,) = merge(few_channels_of_many(), cost("cpu"))
     assert taken.taken and taken.gain > 0 and ops(after).count("conv") == 1
-    before = siblings("relu", "relu", k=3, pad="same")
+    before = siblings("", "", k=3, pad="same")
     after, (refused,) = merge(before, cost("cpu", training=True))
     assert not refused.taken and refused.gain < 0 and "slices" in refused.why and ops(after) == ops(before)
+
+
+def test_in_training_activations_stay_with_their_branches():
+    """So that the gradient of each is computed in the kernel that makes it."""
+    after, (taken,) = merge(siblings("relu", "relu", k=3, pad="same"), cost("cpu", training=True))
+    assert taken.taken and ops(after) == ["concat"] * 3 + ["conv"] + ["relu"] * 2 + ["slice"] * 2
 
 
 def inception() -> Graph:

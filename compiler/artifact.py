@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,17 @@ VERSION = "0.1.0"
 
 
 def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), seed: int = 0,
-          parameters: Mapping[str, np.ndarray] | None = None, batch: int = 1) -> tuple[dict[str, Any], dict[str, bytes]]:
+          parameters: Mapping[str, np.ndarray] | None = None, batch: int = 1,
+          off: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     parameters: values by path; without them, a seeded initialization. batch: the design batch of `run`, what kernels are
-    made for (any batch runs); `step` and `evaluate` are made for the data section's. Returns manifest and members for
+    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. Returns manifest and members for
     `runtime.format.write` or for running at once.
     """
     backend = choose(target)
-    graphs = {name: verify(graph) for name, graph in programs.build(program, names, backend.options(batch)).items()}
+    options = replace(backend.options(batch), off=off)
+    graphs = {name: verify(graph) for name, graph in programs.build(program, names, options).items()}
     slots = lower.layout(list(graphs.values()))
     lowering = lower.Lowering(backend.emit, slots)
     designs = {name: batch if name == "run" else (program.data or {}).get("batch", batch) for name in graphs}

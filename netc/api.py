@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,21 +45,25 @@ class Net:
         from compiler.artifact import input_entries
         return input_entries(self.graph)
 
-    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1):
-        """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs)."""
+    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
+              off: Collection[str] = ()):
+        """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs).
+        off: passes of the optimizer to leave out."""
         from compiler.artifact import build
         from runtime.format import Artifact
         names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
         names = [n for n in names if n != "run" or self.graph.outputs]
         weights, class_names = read_parameters(params)
-        manifest, members = build(self.program, target, names=names, seed=seed, parameters=weights, batch=batch)
+        manifest, members = build(self.program, target, names=names, seed=seed, parameters=weights, batch=batch,
+                                  off=off)
         manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
         return Artifact(manifest, members)
 
-    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1) -> Executable:
+    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
+                off: Collection[str] = ()) -> Executable:
         """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization."""
         from runtime.execute import Executable
-        return Executable(self.build(mode, target, params, seed, batch))
+        return Executable(self.build(mode, target, params, seed, batch, off))
 
 
 def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,

@@ -29,8 +29,8 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     parameters: values by path; without them, a seeded initialization. batch: the design batch of `run`, what kernels are
-    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. Returns manifest and members for
-    `runtime.format.write` or for running at once.
+    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. Returns
+    manifest and members for `runtime.format.write` or for running at once.
     """
     backend = choose(target)
     options = replace(backend.options(batch), off=off)

@@ -5,32 +5,38 @@ time = max(FLOPs / peak, bytes / bandwidth) + launch, for each kernel (Williams 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from compiler import dims
 from compiler.group import is_leaf, is_view
 from compiler.ir import Graph, Node
+from compiler.layout import Layout
 from compiler.ops import REGISTRY, namespace
 
 
 @dataclass(frozen=True)
 class Machine:
     """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
-    pairs (producer, reader) that run band by band in one kernel, ops whose kernels can share a call; bytes of the cache that
-    a band should stay in."""
+    pairs (producer, reader) that run band by band in one kernel, whether kernels of an op that writes such a layout can share
+    a call; bytes of the cache that a band should stay in."""
 
     flops: float
     bandwidth: float
     launch: float
     staged: frozenset[tuple[str, str]] = frozenset()
-    together: frozenset[str] = frozenset()
+    together: Callable[[str, Layout], bool] = lambda op, layout: False
     cache: int = 512 << 10
+
+
+def _blocked(op: str, layout: Layout) -> bool:
+    """Schedules of blocked channels hand their work to a region that others may share."""
+    return layout.block > 1 and op in ("conv", "winograd_conv", "max_pool", "avg_pool")
 
 
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7, together=frozenset({"conv", "winograd_conv", "max_pool", "avg_pool"})),
+    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6),
 }

@@ -39,8 +39,7 @@ def group_independent(graph: Graph, context: Context) -> list[Rewrite]:
 
 
 def _shares(graph: Graph, anchor: str, context: Context) -> bool:
-    return graph[anchor].op in context.together and (
-        context.block == 1 or graph.layouts.get(anchor, PLAIN).block == context.block)
+    return context.together(graph[anchor].op, graph.layouts.get(anchor, PLAIN))
 
 
 def dependences(graph: Graph) -> nx.DiGraph:

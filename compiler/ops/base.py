@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -73,6 +74,7 @@ WEIGHT_ARGS = ("bias: bool = true, init: init = {init}, bias_init: init = zeros,
                "frozen: bool = false")
 
 
+@cache
 def parse_signature(text: str) -> tuple[Arg, ...]:
     """`x: tensor, k: dims = 3x3, mode: max|mean = max` as Args. Defaults are numbers, dims, words, true/false or
     none."""

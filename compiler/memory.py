@@ -8,6 +8,7 @@ get a stretch of their own below. So the arena is near the smallest possible at 
 
 from __future__ import annotations
 
+import random
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from compiler.dims import Dim, Poly
 ALIGNMENT = 64
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # values of a growth that a packing is judged at
 NEAR = 1.03  # a packing that near the bound is not improved any further
-EFFORT = 400_000  # comparisons that improving a packing may take
+EFFORT = 500_000  # what improving a packing may take: tries, times the square of the number of tensors
 
 Item = tuple[int, int, int]  # first step, last step, units
 
@@ -116,14 +117,15 @@ class _Stack:
             alive = self.heights[first:last + 1]
             np.maximum(alive, start + units, out=alive)
 
-    def promoted(self, step: int) -> _Stack | None:
-        """Packed anew, with the highest item alive at `step` first; None if that is first already."""
-        tops = [(start + item[2], i) for i, (start, item) in enumerate(zip(self.starts, self.items))
-                if item[0] <= step <= item[1]]
-        if not tops or max(tops)[1] == self.order[0]:
-            return None
-        top = max(tops)[1]
-        return _Stack(self.items, [top, *(i for i in self.order if i != top)], self.steps)
+    def moved(self, step: int, stream: random.Random) -> _Stack:
+        """Packed anew, one of the items alive at `step` before others that it came behind."""
+        alive = [place for place, i in enumerate(self.order) if self.items[i][0] <= step <= self.items[i][1]]
+        if not alive:
+            return self
+        place = stream.choice(alive)
+        rest = [i for i in self.order if i != self.order[place]]
+        to = stream.randrange(place + 1)
+        return _Stack(self.items, [*rest[:to], self.order[place], *rest[to:]], self.steps)
 
 
 def _fit(low: Sequence[Item], high: Sequence[Item]) -> tuple[_Stack, _Stack]:
@@ -146,15 +148,17 @@ def _fit(low: Sequence[Item], high: Sequence[Item]) -> tuple[_Stack, _Stack]:
                 best, up, down = ratio(one, other), one, other
         if best <= NEAR:
             return up, down
-    work = EFFORT
-    while best > NEAR and work > 0:
-        step = int((_together(up.heights, down.heights) / bound).argmax()) % steps
-        tries = [(up.promoted(step), down), (up, down.promoted(step))]
-        work -= len(low) ** 2 + len(high) ** 2
-        better = [(ratio(a, b), k) for k, (a, b) in enumerate(tries) if a is not None and b is not None]
-        if not better or min(better)[0] >= best:
+    stream = random.Random(len(low) + len(high))
+    for _ in range(EFFORT // (20 + len(low) + len(high)) ** 2):
+        if best <= NEAR:
             break
-        best, up, down = min(better)[0], *tries[min(better)[1]]
+        step = int((_together(up.heights, down.heights) / bound).argmax()) % steps
+        if stream.random() * (up.heights[step] + down.heights[step]) < up.heights[step]:
+            tried = up.moved(step, stream), down
+        else:
+            tried = up, down.moved(step, stream)
+        if ratio(*tried) <= best:
+            best, (up, down) = ratio(*tried), tried
     return up, down
 
 

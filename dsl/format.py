@@ -52,6 +52,7 @@ class _Printer:
         self.lines: list[str] = []
         self.pieces: list[Piece] = []
         self.level = 0
+        self.pipe_width = PIPE_WIDTH
         self.source_line = 0  # the line of the source that was printed last, to see blank lines
         self.opened = True  # nothing stands in this body yet: no blank line before what comes
 
@@ -181,11 +182,10 @@ class _Printer:
         return 0
 
     def separate(self, previous: t.Tree | None, declaration: t.Tree) -> None:
-        """One blank line between declarations; imports, lets and rules of one line may stand together."""
-        def small(part: t.Tree | None) -> bool:
-            return isinstance(part, (t.Import, t.Let)) or isinstance(part, t.Rule) and self.one_line(part) != ""
-
-        if not (small(previous) and small(declaration)):
+        """One blank line between declarations; imports and lets may stand together, and so may rules."""
+        together = isinstance(previous, (t.Import, t.Let)) and isinstance(declaration, (t.Import, t.Let)) or \
+            isinstance(previous, t.Rule) and isinstance(declaration, t.Rule)
+        if not together:
             self.lines.append("")
             self.opened = True
 
@@ -277,7 +277,8 @@ class _Printer:
 
     def sides(self, rule: t.Rule) -> None:
         """`pattern => replacement when condition`; breaks are kept before `=>` and `when`."""
-        group = self.group(PIPE_WIDTH)
+        group = self.group()
+        self.pipe_width = WIDTH  # a side is read as a whole
         self.expression(rule.pattern)
         self.may_break(group, " ", rule.pattern.span.end_line, _start(rule.replacement.span))
         self.put("=> ")
@@ -286,6 +287,7 @@ class _Printer:
             self.may_break(group, " ", rule.replacement.span.end_line, _start(rule.condition.span))
             self.put("when ")
             self.expression(rule.condition)
+        self.pipe_width = PIPE_WIDTH
         self.close()
 
     # --- bodies --------------------------------------------------------------------------------------------------
@@ -476,7 +478,7 @@ class _Printer:
         self.close()
 
     def pipe(self, node: t.Pipe) -> None:
-        group = self.group(PIPE_WIDTH)
+        group = self.group(self.pipe_width)
         self.expression(node.head, OR)
         line = node.head.span.end_line
         for stage in node.stages:

@@ -60,9 +60,12 @@ class Match:
 
 def matches(rule: Rule, graph: Graph, root: str) -> Iterator[Match]:
     """The matches of a rule whose first result is the node `root`."""
-    for found in _roots(rule, graph, root, rule.roots, Match(rule)):
-        if _contained(graph, found) and _holds(graph, found):
-            yield found
+    return (found for found in structural(rule, graph, root) if _holds(graph, found))
+
+
+def structural(rule: Rule, graph: Graph, root: str) -> Iterator[Match]:
+    """What would match but for computed arguments and dims, and the condition."""
+    return (found for found in _roots(rule, graph, root, rule.roots, Match(rule)) if _contained(graph, found))
 
 
 def _roots(rule: Rule, graph: Graph, root: str, patterns: Sequence[Call], sofar: Match) -> Iterator[Match]:

@@ -320,7 +320,8 @@ class Compiler:
             return slots[item.value.text]
         tensor = self.is_tensor(item.value)
         for arg in slots.values():
-            if (arg.kind in TENSORS) == tensor and (
+            wanted = arg.kind in TENSORS or arg.kind == "weight" and isinstance(item.value, tree.Name)
+            if wanted == tensor and (
                     arg.kind == "tensors" or not operands.get(arg.name) and arg.name not in given):
                 return arg
         self.fail("E0421", f"too many arguments for `{op.name}`", item.span, f"it has {', '.join(slots)}")

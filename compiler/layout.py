@@ -35,6 +35,18 @@ class Layout:
             sizes.append(self.block)
         return tuple(sizes)
 
+    def strides(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+        """By how many elements a step along each axis of the buffer moves. A blocked weight keeps its inputs behind its taps:
+        a convolution reads one stream for each block of outputs."""
+        extents = self.extents(shape)
+        order = list(range(len(extents)))
+        if self.block > 1 and self.axis == 0:
+            order = [0, *order[2:-1], 1, order[-1]]
+        steps: list[Dim] = [1] * len(extents)
+        for inner, axis in reversed(list(zip(order[1:], order))):
+            steps[axis] = steps[inner] * extents[inner]
+        return tuple(steps)
+
     def physical(self, index: Sequence[Any]) -> tuple[Any, ...]:
         """The index into the buffer, whose origin is the first element that is no halo, of a logical index."""
         if self.block == 1:

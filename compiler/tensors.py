@@ -116,9 +116,8 @@ class Tensors:
         dtype = DTYPES[type.dtype]
         if place is None and layout == PLAIN:
             return T.decl_buffer(self.shape(type.shape) or (int64(1),), dtype, data=pointer)
-        whole = layout.extents(self.graph[place.root].type.shape if place else type.shape)
+        strides = layout.strides(self.graph[place.root].type.shape if place else type.shape)
         shape = Layout(layout.block, layout.axis).extents(type.shape)
-        strides = [dims.product(whole[axis + 1:]) for axis in range(len(whole))]
         offset: Dim = 0
         for start, stride in zip(origin(layout, place.starts if place else (0,) * type.rank), strides):
             offset = offset + start * stride

@@ -139,18 +139,30 @@ def reduction(extents: Sequence[int], work: int) -> Iterator[list[Any]]:
 
 
 def register_tile(lanes: int, m: int, n: int, start: Callable[[int, Any], Any], extents: Sequence[int],
-                  x: Callable[[Sequence[Any], Any], Any], w: Callable[[Sequence[Any], int, Any], Any]) -> list[Any]:
+                  x: Callable[[Sequence[Any], Any], Any], w: Callable[[Sequence[Any], int, Any], Any],
+                  ahead: Sequence[Callable[[Sequence[Any]], Any]] = ()) -> list[Any]:
     """Emits sums of x * w over `extents`; returns n buffers of (m, lanes).
 
-    start(j, lane): what a sum of block j begins with; x(step, i): the scalar of position i; w(step, j, lane).
+    start(j, lane): what a sum of block j begins with; x(step, i): the scalar of position i; w(step, j, lane). ahead:
+    elements whose cache lines are fetched once for all steps of the last extent.
     """
     sums = [T.alloc_buffer((m, lanes), "float32") for _ in range(n)]
     with T.unroll(0, i64(m)) as i:
         for j, acc in enumerate(sums):
             with T.vectorized(0, i64(lanes)) as lane:
                 T.buffer_store(acc, start(j, lane), [i, lane])
-    with reduction(extents, m * n) as step, T.unroll(0, i64(m)) as i:
-        for j, acc in enumerate(sums):
-            with T.vectorized(0, i64(lanes)) as lane:
-                T.buffer_store(acc, acc[i, lane] + x(step, i) * w(step, j, lane), [i, lane])
+    with loops(extents[:-1]) as outer:
+        for element in ahead:
+            prefetch(element(outer))
+        with reduction(extents[-1:], m * n) as last, T.unroll(0, i64(m)) as i:
+            step = [*outer, *last]
+            for j, acc in enumerate(sums):
+                with T.vectorized(0, i64(lanes)) as lane:
+                    T.buffer_store(acc, acc[i, lane] + x(step, i) * w(step, j, lane), [i, lane])
     return sums
+
+
+def prefetch(element: Any) -> None:
+    """Brings the cache line of a buffer's element near, without waiting for it."""
+    read, near, data = (tirx.const(value, "int32") for value in (0, 3, 1))
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", T.address_of(element), read, near, data))

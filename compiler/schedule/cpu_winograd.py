@@ -24,6 +24,7 @@ from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
 TRANSFORM_CYCLES = 110  # of one tile of one block of channels, to or fro
+MOST_AHEAD = 4          # cache lines fetched ahead in a step of a tile, beyond which the hardware does better
 FEWEST = 14             # tiles of a block: fewer, and the weights are read too often
 
 
@@ -214,10 +215,26 @@ class _Winograd:
         sums = register_tile(
             lanes, run.size, size, lambda j, lane: tirx.const(0.0, "float32"), (self.blocks, lanes),
             lambda step, i: v[slot, at, (step[0] * most + start + i) * lanes + step[1]],
-            lambda step, j, lane: u[group + j, step[0] * lanes + step[1], ey, ex, lane])
+            lambda step, j, lane: u[group + j, step[0] * lanes + step[1], ey, ex, lane],
+            self._ahead(u, group, size, run, start, most, ey, ex))
         for j, acc in enumerate(sums):
             with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
                 T.buffer_store(products, acc[i, lane], [slot, at, (j * most + start + i) * lanes + lane])
+
+    def _ahead(self, u: Any, group: Any, size: int, run: Run, start: Any, most: int, ey: Any, ex: Any) -> list[Callable]:
+        """The next point's weights, which lie behind this one's: each tile fetches its share of them."""
+        lanes = self.cpu.lanes
+        per_block = lanes * lanes // 16
+        share = ceildiv(size * per_block, max(1, most // run.size))
+        if share > MOST_AHEAD:
+            return []
+        found = []
+        for more in range(share):
+            line = tirx.Min(tirx.floordiv(start, i64(run.size)) * share + more, i64(size * per_block - 1))
+            block, part = tirx.floordiv(line, i64(per_block)), tirx.floormod(line, i64(per_block))
+            found.append(lambda outer, b=block, p=part: u[
+                group + b, outer[0] * lanes + p * (16 // lanes) + self.channels, ey, ex, 0])
+        return found
 
     def _transform_back(self, n: Any, slot: Any, products: Any, most: int, first: Any, count: Any, group: Any,
                         size: int) -> None:

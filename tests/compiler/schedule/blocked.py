@@ -69,16 +69,10 @@ class Case:
 
 
 def strides(layout: Layout, shape: tuple) -> tuple[tuple, Any]:
-    """Element strides of the declared buffer and the offset of its origin. Weights keep channels behind their taps."""
-    extents = layout.extents(shape)
-    order = (0, 2, 3, 1, 4) if layout.block > 1 and layout.axis == 0 else tuple(range(len(extents)))
-    steps: list[Any] = [0] * len(extents)
-    step: Any = 1
-    for axis in reversed(order):
-        steps[axis] = step
-        step = step * extents[axis]
+    """Element strides of the declared buffer and the offset of its origin."""
+    steps = layout.strides(shape)
     top, left = layout.halo[:2]
-    return tuple(steps), (top * steps[2] + left * steps[3] if len(shape) == 4 else 0)
+    return steps, (top * steps[2] + left * steps[3] if len(shape) == 4 else 0)
 
 
 def size_of(layout: Layout, shape: tuple[int, ...]) -> int:

@@ -11,27 +11,30 @@ from dataclasses import dataclass
 from compiler import dims
 from compiler.group import is_leaf, is_view
 from compiler.ir import Graph, Node
-from compiler.layout import Layout
+from compiler.layout import PLAIN
 from compiler.ops import REGISTRY, namespace
 
 
 @dataclass(frozen=True)
 class Machine:
     """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
-    pairs (producer, reader) that run band by band in one kernel, whether kernels of an op that writes such a layout can share
-    a call; bytes of the cache that a band should stay in."""
+    pairs (producer, reader) that run band by band in one kernel, whether the kernel of an anchor can share a call; bytes of
+    the cache that a band should stay in."""
 
     flops: float
     bandwidth: float
     launch: float
     staged: frozenset[tuple[str, str]] = frozenset()
-    together: Callable[[str, Layout], bool] = lambda op, layout: False
+    together: Callable[[Graph, str], bool] = lambda graph, anchor: False
     cache: int = 512 << 10
 
 
-def _blocked(op: str, layout: Layout) -> bool:
+def _blocked(graph: Graph, anchor: str) -> bool:
     """Schedules of blocked channels hand their work to a region that others may share."""
-    return layout.block > 1 and op in ("conv", "winograd_conv", "max_pool", "avg_pool")
+    node = graph[anchor]
+    if node.op in ("max_pool", "avg_pool"):
+        return graph.layouts.get(anchor, PLAIN).block > 1
+    return node.op == "winograd_conv" or node.op == "conv" and graph.layouts.get(node.inputs[1], PLAIN).block > 1
 
 
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).

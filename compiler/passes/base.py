@@ -8,7 +8,6 @@ from typing import Any
 
 from compiler.dims import Dim
 from compiler.ir import Graph, Node
-from compiler.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Context:
     packed: bool = True
     block: int = 1
     staged: frozenset[tuple[str, str]] = frozenset()
-    together: Callable[[str, Layout], bool] = lambda op, layout: False
+    together: Callable[[Graph, str], bool] = lambda graph, anchor: False
     cache: int = 512 << 10
     launch: float = 0.0
     move: Callable[[float], float] = lambda bytes: 0.0

@@ -16,6 +16,7 @@ from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 from compiler.passes.price import fixed
 
+CONVS = ("conv", "winograd_conv")
 FOLLOW = ("max_pool", "avg_pool", "concat", "slice", "channel_sum")  # besides what is element-wise
 
 
@@ -27,7 +28,7 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
     if not context.packed:
         return [Rewrite("channels stay apart", (), taken=False, why="weights change while this is used")]
     blocked = _blocked(graph, context.block)
-    convs = [graph[n] for n in blocked if graph[n].op in ("conv", "winograd_conv")]
+    convs = [node for node in graph.sorted() if _may_pack(graph, node, context.block)]
     if not convs:
         return []
     gain = sum(context.seconds(graph, [conv]) * _waste(conv, context.block) for conv in convs)
@@ -35,8 +36,8 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
         graph.layouts[name] = Layout(context.block)
     for conv in convs:
         _pack(graph, conv, context.block)
-    return [Rewrite(f"{len(blocked)} tensors keep {context.block} channels together, {len(convs)} convolutions their outputs",
-                    layers(*(graph[n] for n in blocked)), True, gain)]
+    return [Rewrite(f"{len(convs)} convolutions make {context.block} channels at once, {len(blocked)} tensors keep them "
+                    "together", layers(*convs), True, gain)]
 
 
 def _blocked(graph: Graph, block: int) -> list[str]:
@@ -47,6 +48,19 @@ def _blocked(graph: Graph, block: int) -> list[str]:
         if not refused:
             return [node.name for node in graph.sorted() if node.name in chosen]
         chosen -= refused
+
+
+def _may_pack(graph: Graph, node: Node, block: int) -> bool:
+    """Whether vectors of output channels suit a convolution, wherever its result goes."""
+    shape = node.type.shape
+    if node.op not in CONVS or node.type.rank != 4 or node.type.dtype != "f32" or not all(
+            isinstance(size, int) for size in shape[1:]) or shape[1] % block or fixed(graph, node.name):
+        return False
+    if node.op == "winograd_conv":
+        return True
+    groups, channels = node.attrs["groups"], graph[node.inputs[0]].type.shape[1]
+    return (groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0) and fixed(
+        graph, node.inputs[1])
 
 
 def _may(graph: Graph, node: Node, block: int) -> bool:
@@ -60,10 +74,9 @@ def _may(graph: Graph, node: Node, block: int) -> bool:
         return False
     if node.op == "slice":
         return node.attrs["axis"] == 1 and node.attrs["start"] % block == 0
-    if node.op == "conv":
-        groups, channels = node.attrs["groups"], graph[node.inputs[0]].type.shape[1]
-        return groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0
-    return node.op in (*FOLLOW, "winograd_conv") or REGISTRY[node.op].pointwise
+    if node.op in CONVS:
+        return _may_pack(graph, node, block)
+    return node.op in FOLLOW or REGISTRY[node.op].pointwise
 
 
 def _agrees(graph: Graph, node: Node, chosen: set[str]) -> bool:
@@ -71,7 +84,7 @@ def _agrees(graph: Graph, node: Node, chosen: set[str]) -> bool:
     for user in graph.users(node.name):
         if user.op in ("concat", "slice") and user.name not in chosen:
             return False
-    if node.op in ("conv", "winograd_conv"):
+    if node.op in CONVS:
         return True
     return all(i in chosen for i in node.inputs if graph[i].type.rank == 4 and graph[i].type.shape[2:] == node.type.shape[2:]
                or node.op in FOLLOW)

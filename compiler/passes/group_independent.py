@@ -10,7 +10,6 @@ import networkx as nx
 
 from compiler.group import Launch, view_root
 from compiler.ir import Graph
-from compiler.layout import PLAIN
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 
 
@@ -20,7 +19,7 @@ def group_independent(graph: Graph, context: Context) -> list[Rewrite]:
     depth = _depths(graph)
     ranks: dict[tuple[int, bool], list[int]] = {}
     for i, launch in enumerate(graph.kernels):
-        if all(_shares(graph, group.anchor, context) for group in launch.groups):
+        if all(context.together(graph, group.anchor) for group in launch.groups):
             ranks.setdefault((depth[i], launch.update), []).append(i)
     considered: list[Rewrite] = []
     merged: dict[int, Launch] = {}
@@ -36,10 +35,6 @@ def group_independent(graph: Graph, context: Context) -> list[Rewrite]:
     order = sorted((i for i in range(len(graph.kernels)) if i not in gone), key=lambda i: (graph.kernels[i].update, depth[i], i))
     graph.kernels = [merged.get(i, graph.kernels[i]) for i in order]
     return considered
-
-
-def _shares(graph: Graph, anchor: str, context: Context) -> bool:
-    return context.together(graph[anchor].op, graph.layouts.get(anchor, PLAIN))
 
 
 def dependences(graph: Graph) -> nx.DiGraph:

@@ -69,14 +69,15 @@ def _pairs(graph: Graph, ops: tuple[set[str], set[str]], fits: Callable[[Node, N
 def _unfit(graph: Graph, pair: Pair, context: Context) -> str:
     """Why the two cannot be one kernel; empty where they can."""
     group: Group = pair.producer.groups[0]
-    blocks = {graph.layouts.get(name, PLAIN).block for name in (pair.made.name, pair.anchors[1].name)}
+    convs = [anchor for anchor in pair.anchors if anchor.op == "conv"]
     reasons = {
         f"{pair.made.name} is a result of the program": pair.made.name in graph.results(),
         f"{pair.made.name} is read by others too": len(graph.users(pair.made.name)) > 1,
         "its kernel makes other tensors too": len(group.results) > 1,
         "something is staged in it already": bool(group.staged),
         "it reads its operands through other work": bool(group.inlined),
-        "their channels do not lie together": blocks != {context.block},
+        "its vectors do not hold channels": any(
+            graph.layouts.get(conv.inputs[1], PLAIN).block != context.block for conv in convs),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
 

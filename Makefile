@@ -11,6 +11,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[test]'
+	@$(BIN)/python -m compileall -q dsl compiler runtime netc
 	@touch $@
 
 demo: install

@@ -125,6 +125,10 @@ class Executable:
         bound(begin, end)
         return bound.results
 
+    def local(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+        """Inputs as arrays where the artifact runs, for calls that shall not copy them."""
+        return self._memory.local(feeds)
+
     def bind(self, program: str, feeds: Mapping[str, Any], results: Mapping[str, np.ndarray] | None = None) -> Bound:
         """A program with its arguments checked and in place, to be run many times."""
         arguments = self._arguments[program]
@@ -230,7 +234,8 @@ class Bound:
         """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
         sizes = self.plan.sizes
         if result["in"] == "output":
-            whole = on_host(self.results[result["name"]])
+            whole = self.results[result["name"]]
+            whole = whole if isinstance(whole, np.ndarray) else whole.numpy()
         elif result["in"] == "arena":
             shape = [format.size(s, sizes) for s in result["shape"]]
             count = math.prod(shape) * np.dtype(result["dtype"]).itemsize
@@ -268,7 +273,6 @@ class Host:
         return Bound(plan, [address(array) for array in arrays], results, arrays, lock)
 
     def local(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
-        """Inputs as arrays on the device, for calls that shall not copy them."""
         return feeds
 
 
@@ -280,11 +284,6 @@ def _result(argument: Argument, shape: tuple[int, ...], results: Mapping[str, np
         raise NetcError("E0616", f"the array given for the result `{argument.name}` cannot take it",
                         f"give runtime.arrays.aligned({shape}, {argument.dtype.name!r})")
     return array
-
-
-def on_host(array: Any) -> np.ndarray:
-    """A result as an array of numpy."""
-    return array if isinstance(array, np.ndarray) else array.numpy()
 
 
 def as_array(name: str, value: Any) -> np.ndarray:

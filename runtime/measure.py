@@ -48,7 +48,7 @@ def random_feeds(exe: Executable, program: str, sizes: dict[str, int], seed: int
 
 def time_program(exe: Executable, program: str, feeds: dict[str, Any], seconds: float = 1.0) -> float:
     """Median time of one call in milliseconds, over at least 5 calls and about `seconds`, after a warm-up."""
-    run = exe.bind(program, feeds)
+    run = exe.bind(program, exe.local(feeds))
     run()
     samples: list[float] = []
     stop = time.perf_counter() + seconds
@@ -62,7 +62,7 @@ def time_program(exe: Executable, program: str, feeds: dict[str, Any], seconds: 
 def time_kernels(exe: Executable, program: str, feeds: dict[str, Any], sizes: dict[str, int],
                  rounds: int = 20) -> list[KernelTime]:
     """Median time of each kernel, run in order within whole passes, so that caches are as in real use."""
-    run = exe.bind(program, feeds)
+    run = exe.bind(program, exe.local(feeds))
     kernels = exe.programs[program]["kernels"]
     run()
     samples: list[list[float]] = [[] for _ in kernels]

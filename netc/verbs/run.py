@@ -21,6 +21,8 @@ from netc.options import read_array
 def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: tuple[str, ...], atol: float,
             rtol: float, threads: int | None, as_json: bool) -> int:
     """Run an artifact and print (or write, or compare) its outputs. Exits with 1 when an expectation is not met."""
+    import os
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads: never used here, and slow to start
     from runtime.errors import NetcError
     from runtime.execute import Executable, use_threads
     use_threads(threads)

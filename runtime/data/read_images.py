@@ -55,9 +55,9 @@ def read_image(path: Path, field: Field) -> np.ndarray:
     from PIL import Image, ImageOps  # the runtime starts without pillow; only image sources pay for it
 
     channels, height, width = image_shape(field)
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open(path, "rb"):
         try:
-            with Image.open(file) as image:
+            with Image.open(path) as image:  # by its path: pillow then loads the decoder of the suffix, not all
                 image = ImageOps.exif_transpose(image)
                 if image.mode.startswith("I"):  # 16-bit grey: pillow would clip it to 255
                     image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))

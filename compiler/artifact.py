@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,8 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
     lowering = lower.Lowering(backend.emit, slots)
     designs = {name: batch if name == "run" else (program.data or {}).get("batch", batch) for name in graphs}
     entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
+    for name, entry in entries.items():
+        entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
     members = backend.members(lowering.module, _layers(entries))
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
     values = _values(program, nodes, parameters, seed)
@@ -52,12 +54,17 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
         "settings": {k: str(v) for k, v in program.parameters.items()},
         "inputs": input_entries(program.graph),
         "parameters": [parameter_entry(nodes[path], slot) for path, slot in slots.items()],
-        "parameter_bytes": max((s.offset + s.bytes for s in slots.values()), default=0),
+        "parameter_bytes": _top(slots.values()),
         "programs": entries,
         "train": program.train.to_json() if program.train else None,
         "data": program.data,
     }
     return manifest, members
+
+
+def _top(slots: Iterable[lower.Slot]) -> int:
+    """How much of the flat parameter buffer holds these."""
+    return max((s.offset + s.bytes for s in slots), default=0)
 
 
 def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.ndarray] | None, seed: int) -> dict:

@@ -138,7 +138,7 @@ class _Joiner:
                     self.sections[key] = Joined(like, len(self.symbols))
                     self.symbols.append(Symbol("", LOCAL, SECTION, 0, len(self.sections), 0, 0))
                 places[index] = self.sections[key], self.sections[key].append(section)
-        symbols = [self.symbol(s, places) for s in o.symbols]
+        symbols = [(0, 0), *(self.symbol(s, places) for s in o.symbols[1:])]
         for section in o.sections:
             if section.type == RELA and section.info in places:
                 joined, start = places[section.info]

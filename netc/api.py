@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.errors import NetcError
+
 if TYPE_CHECKING:
     import numpy as np
 
+    from compiler.c_entry import Deployed
     from compiler.elaborate import Program
     from compiler.ir import Graph
     from runtime.execute import Executable
@@ -58,6 +61,23 @@ class Net:
                                   off=off)
         manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
         return Artifact(manifest, members)
+
+    def emit_c(self, folder: str | os.PathLike, target: str = "cpu", params: Any = None, seed: int = 0,
+               batch: int = 1) -> Deployed:
+        """Writes a header, a shared library and a file of weights that need neither Python nor TVM (docs/c.md).
+
+        Raises NetcError E0730 and E0731 (C compiler), E0732 (a target that is no CPU, or a net without an output), E0609.
+        """
+        from compiler import c_entry
+        from runtime.execute import Executable
+        if not target.startswith("cpu") or not self.graph.outputs:
+            what = f"net `{self.program.net}` has no output" if not self.graph.outputs else f"`{target}` is no CPU"
+            raise NetcError("E0732", f"there is no C library to make: {what}",
+                            "a C library computes the outputs of a net on a CPU")
+        c_entry.compiler()  # asked for before anything takes long
+        artifact = self.build("run", target, params, seed, batch)
+        memory = Executable(artifact).parameters.block
+        return c_entry.write(folder, artifact, memory.read(0, artifact.manifest["parameter_bytes"]))
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
                 off: Collection[str] = ()) -> Executable:

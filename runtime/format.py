@@ -8,11 +8,12 @@ Manifest, format 1
   inputs      [{name, dtype, shape, role, classes}]; class_names [names of the label's classes] or null
   parameters  [{path, dtype, shape, offset, bytes, kind, trainable, layer}] in one flat buffer of parameter_bytes;
               kind is weight, state (running statistics), optimizer, constant, or packed (made by the program prepare)
-  programs    {run | evaluate | step | prepare: {symbol, arguments, arena, kernels, update_from}}
+  programs    {run | evaluate | step | prepare: {symbol, arguments, arena, kernels, update_from, parameter_bytes}}
      arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
      arena     bytes of working memory
      kernels   [{name, ops, layers, macs, flops, bytes, results: [{in, name | offset, dtype, shape, part}]}] in execution order
      update_from: index of the first kernel that changes parameters
+     parameter_bytes: how much of the flat buffer, from its start, the program touches
   train, data: the resolved sections, or null
 Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums, products and maxima of sizes in prefix form; see `size`.
 """

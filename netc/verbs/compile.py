@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from netc.options import PARAMS, SET, load_net, split_place
 
+if TYPE_CHECKING:
+    from netc.api import Net
+
 
 @click.command(epilog="\b\nExamples:\n  netc compile specs/digits.net --params runs/digits/best.safetensors -o digits.netb"
-               "\n  netc compile specs/lenet.net --target cuda:sm_80,sm_90\n  netc compile x.net --target cpu:x86-64-v3")
+               "\n  netc compile specs/lenet.net --target cuda:sm_80,sm_90\n  netc compile x.net --target cpu:x86-64-v3"
+               "\n  netc compile specs/lenet.net --params lenet.safetensors --emit c -o deploy")
 @click.argument("net")
-@click.option("-o", "--output", metavar="FILE", help="Where to write; NET.netb in this folder by default.")
+@click.option("-o", "--output", metavar="PATH", help="The file to write, NET.netb by default; with --emit c the folder, NET by "
+              "default.")
+@click.option("--emit", type=click.Choice(["netb", "c"]), default="netb", show_default=True,
+              help="An artifact for `netc run` and Python, or a C library: header, shared library, weights (docs/c.md).")
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET",
               help="cpu (this machine), cpu:x86-64-v3, cpu:generic, …, or cuda:sm_80,sm_90.")
 @PARAMS
@@ -21,13 +29,17 @@ from netc.options import PARAMS, SET, load_net, split_place
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
 @SET
-def command(net: str, output: str | None, target: str, params: str | None, training: bool, seed: int, batch: int,
+def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
             settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from runtime.format import write
     loaded = load_net(net, settings)
     if params is None and not training:
         click.echo("warning: no --params given: the artifact holds a seeded initialization, not trained weights", err=True)
+    if emit == "c":
+        if training:
+            raise click.UsageError("--emit c writes what is deployed: it has no --train")
+        return write_c(loaded, output, target, params, seed, batch)
     mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
     artifact = loaded.build(mode, target, params, seed, batch)
     path = Path(output or f"{Path(split_place(net)[0]).stem}.netb")
@@ -35,4 +47,13 @@ def command(net: str, output: str | None, target: str, params: str | None, train
     size = path.stat().st_size
     kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
     click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {artifact.manifest['target']['name']}")
+    return 0
+
+
+def write_c(loaded: Net, output: str | None, target: str, params: str | None, seed: int, batch: int) -> int:
+    """The C library, and what its files take."""
+    deployed = loaded.emit_c(output or loaded.program.net, target, params, seed, batch)
+    for path, what in ((deployed.header, "declares the functions"), (deployed.library, "all that runs"),
+                       (deployed.weights, "the weights")):
+        click.echo(f"wrote {path}: {path.stat().st_size:,} bytes, {what}")
     return 0

@@ -144,6 +144,9 @@ class Loader:
             if elaborated is not None:
                 self.check_sections(net, elaborated)
         self.names()
+        if self.unit.rules and self.unit.complete:
+            from compiler.rules import check_unit  # which imports this module
+            check_unit(self.report, self.unit)
 
     # --- choosing ------------------------------------------------------------------------------------------------
 

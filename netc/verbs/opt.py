@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netc.options import SET, load_net
-from runtime.errors import NetcError
+from netc.options import SET, load_net, split_place
 
 if TYPE_CHECKING:
     from compiler.passes.pipeline import Step
@@ -22,6 +21,7 @@ COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "b
                "  netc opt specs/googlenet.net --explain --target cuda:sm_80\n"
                "  netc opt specs/digits.net --program step --off clean\n"
                "  netc opt specs/googlenet.net --dump-dir passes --stop-after merge_sibling_convs\n"
+               "  netc opt specs/googlenet.net --rules specs/rules.net --explain\n"
                "  netc opt passes/04-merge_sibling_convs.txt")
 @click.argument("net")
 @click.option("--target", default="cpu", show_default=True, help="What to predict for: cpu, or e.g. cuda:sm_80.")
@@ -29,6 +29,8 @@ COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "b
               help="Which program to optimize.")
 @click.option("--off", multiple=True, metavar="PASS", help="Leave a pass out. May be repeated.")
 @click.option("--only", multiple=True, metavar="PASS", help="Run this pass and no other. May be repeated.")
+@click.option("--rules", multiple=True, metavar="FILE[:RULE]",
+              help="Apply the rules of a .net file, or one of them, before all passes. May be repeated.")
 @click.option("--stop-after", metavar="PASS", help="Show nothing that comes after this pass.")
 @click.option("--dump-dir", metavar="DIR", help="Write the graph after each pass: 00-source.txt, 01-PASS.txt, …")
 @click.option("--explain", is_flag=True, help="List every rewrite that was considered: taken or refused, gain, why.")
@@ -37,7 +39,8 @@ COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "b
 @click.option("--json", "as_json", is_flag=True,
               help="Print {unfused, elementwise_fused, floor_bytes, passes: [{name, taken, refused, …}], after}.")
 @SET
-def command(net: str, target: str, program: str, off: tuple[str, ...], only: tuple[str, ...], stop_after: str | None,
+def command(net: str, target: str, program: str, off: tuple[str, ...], only: tuple[str, ...],
+            rules: tuple[str, ...], stop_after: str | None,
             dump_dir: str | None, explain: bool, check: bool, batch: int, as_json: bool,
             settings: tuple[str, ...]) -> int:
     """Optimize a net's graph and show what each pass did.
@@ -48,11 +51,13 @@ def command(net: str, target: str, program: str, off: tuple[str, ...], only: tup
     what lies between them, and the time a roofline model of the target predicts. Above it stands what others make of
     the source: a kernel for each op (unfused), and bias and activation in the kernel before them (element-wise fused).
     """
-    from compiler import programs
     from compiler.passes.pipeline import require
     from netc.view import stages as views
+    if rules:
+        from compiler.rules import joined
+        click.get_current_context().with_resource(joined([split_place(place) for place in rules]))
     require([*off, *only, *([stop_after] if stop_after else [])])
-    options = programs.Options(_machine(target), batch, _block(target), off=off, only=only, check=check)
+    options = views.options(target, batch, off=off, only=only, check=check)
     history = views.of_dump(Path(net), options) if net.endswith(".txt") else \
         views.of_net(load_net(net, settings), program, options)
     names = [stage.name for stage in history.stages]
@@ -75,29 +80,6 @@ def _pass(step: Step, count: dict[str, float], explain: bool) -> dict[str, Any]:
     return {"name": step.name, "taken": step.taken, "refused": len(step.rewrites) - step.taken, "seconds": step.seconds,
             "after": count, **({"skipped": step.skipped} if step.skipped else {}),
             **({"rewrites": [vars(rewrite) for rewrite in step.rewrites]} if explain else {})}
-
-
-def _machine(target: str) -> str:
-    """The row of the cost model for a target. Raises NetcError E0412, E0701 or E0702."""
-    from compiler.cost import MACHINES
-    from compiler.target import CPUS
-    kind, _, name = target.strip().partition(":")
-    if kind == "cpu" and name in ("", "host", *CPUS):
-        return "cpu"
-    if kind != "cuda":
-        raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
-    known = " and ".join(f"cuda:{machine}" for machine in MACHINES if machine.startswith("sm_"))
-    if not name:
-        raise NetcError("E0702", "a CUDA target names its architecture", f"there are cost tables for {known}")
-    if name not in MACHINES:
-        raise NetcError("E0412", f"there is no cost table for `{target}`", f"there are tables for cpu, {known}")
-    return name
-
-
-def _block(target: str) -> int:
-    """How many channels the schedules of a target like together."""
-    from compiler.target import parse_cpu
-    return parse_cpu(target).lanes if target.startswith("cpu") else 1
 
 
 def _table(report: dict[str, Any]) -> None:

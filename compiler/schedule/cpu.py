@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from compiler.schedule.cpu_blocked import emit_blocked_conv
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad
 from compiler.schedule.cpu_loops import PARALLEL_NS, i64, loops
 from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_grad
+from compiler.schedule.cpu_winograd import emit_winograd_conv, emit_winograd_weight
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
-# A template returns Work, whose pieces share one parallel region with others; True, having emitted all of it; or False,
-# having emitted nothing, where it does not apply.
-TEMPLATES = {
-    "avg_pool": emit_pool,
-    "avg_pool_grad": emit_pool_grad,
-    "concat": emit_concat,
-    "conv": emit_conv,
-    "conv_input_grad": emit_conv_input_grad,
-    "conv_weight_grad": emit_conv_weight_grad,
-    "matmul": emit_matmul,
-    "max_pool": emit_pool,
-    "max_pool_grad": emit_pool_grad,
-    "max_pool_index": emit_pool,
+# Tried in order. A template returns Work, whose pieces share one parallel region with others; True, having emitted all of
+# it; or False or None, having emitted nothing, where it does not apply.
+TEMPLATES: dict[str, tuple[Callable[[Kernel, Cpu, int], Work | bool | None], ...]] = {
+    "avg_pool": (emit_pool,),
+    "avg_pool_grad": (emit_pool_grad,),
+    "concat": (emit_concat,),
+    "conv": (emit_blocked_conv, emit_conv),
+    "conv_input_grad": (emit_conv_input_grad,),
+    "conv_weight_grad": (emit_conv_weight_grad,),
+    "matmul": (emit_matmul,),
+    "max_pool": (emit_pool,),
+    "max_pool_grad": (emit_pool_grad,),
+    "max_pool_index": (emit_pool,),
+    "winograd_conv": (emit_winograd_conv,),
+    "winograd_weight": (emit_winograd_weight,),
 }
 
 
@@ -39,8 +43,7 @@ def emit(kernels: Sequence[Kernel], cpu: Cpu, batch: int = 1) -> None:
     """
     works: list[Work] = []
     for kernel in kernels:
-        template = TEMPLATES.get(kernel.op.name)
-        done = template is not None and template(kernel, cpu, batch)
+        done = next(filter(None, (template(kernel, cpu, batch) for template in TEMPLATES.get(kernel.op.name, ()))), None)
         if isinstance(done, Work):
             works.append(done)
         elif not done:

@@ -8,6 +8,7 @@ Reshapes are views of memory and belong to no group. A launch is one call: group
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -81,6 +82,20 @@ def view_root(graph: Graph, name: str) -> str:
     while is_view(graph[name]):
         name = graph[name].inputs[0]
     return name
+
+
+def memory_read(graph: Graph, name: str, computed: Container[str]) -> set[str]:
+    """The leaves and computed nodes whose memory a node reads: through views, and through what no kernel computes because
+    it is only a place (concats, slices, flat tensors)."""
+    found: set[str] = set()
+    waiting = list(graph[name].inputs)
+    while waiting:
+        root = view_root(graph, waiting.pop())
+        if root in computed or is_leaf(graph[root]):
+            found.add(root)
+        else:
+            waiting += graph[root].inputs
+    return found
 
 
 def group(graph: Graph, fuse: bool = True) -> list[Group]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import networkx as nx
 
-from compiler.group import Launch, view_root
+from compiler.group import Launch, memory_read, view_root
 from compiler.ir import Graph
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 
@@ -45,7 +45,7 @@ def dependences(graph: Graph) -> nx.DiGraph:
     readers: dict[str, set[int]] = {}
     for i, launch in enumerate(graph.kernels):
         for member in launch.nodes:
-            for source in _sources(graph, member):
+            for source in memory_read(graph, member, makes):
                 if source in makes and makes[source] != i:
                     edges.add_edge(makes[source], i)
                 readers.setdefault(source, set()).add(i)
@@ -53,19 +53,6 @@ def dependences(graph: Graph) -> nx.DiGraph:
         writer = makes.get(view_root(graph, value))
         edges.add_edges_from((r, writer) for r in readers.get(parameter, ()) if writer not in (None, r))
     return edges
-
-
-def _sources(graph: Graph, member: str) -> set[str]:
-    """The nodes whose memory a node reads, through views and through concats and slices that are only places."""
-    found: set[str] = set()
-    waiting = list(graph[member].inputs)
-    while waiting:
-        name = view_root(graph, waiting.pop())
-        node = graph[name]
-        if node.op == "concat" and any(i in graph.places for i in node.inputs) or node.op == "slice" and name in graph.places:
-            waiting += node.inputs
-        found.add(name)
-    return found
 
 
 def _depths(graph: Graph) -> list[int]:

@@ -22,6 +22,8 @@ from runtime.errors import NetcError
 APPLICATIONS = 20  # for each node of the graph: more of them is no optimization any more
 NOTHING = 1e-12  # seconds; what is nearer to 0 is rounding
 
+Saved = tuple[int, int]  # FLOPs, ops
+
 
 @dataclass
 class Run:
@@ -31,39 +33,40 @@ class Run:
     graph: Graph
     context: Context
     observe: Callable[[Rule], None] | None = None
-    considered: dict[tuple[str, tuple[str, ...]], Rewrite] = field(default_factory=dict)
-    gains: dict[Hashable, tuple[float, int]] = field(default_factory=dict)
-    taken: int = 0
+    done: list[Rewrite] = field(default_factory=list)
+    refused: dict[tuple[str, frozenset[str]], Rewrite] = field(default_factory=dict)
+    gains: dict[Hashable, tuple[float, Saved]] = field(default_factory=dict)
+
+    @property
+    def taken(self) -> int:
+        return len(self.done)
 
     def run(self) -> list[Rewrite]:
         """Raises NetcError E0445 where rules go on without end."""
         limit = APPLICATIONS * (len(self.graph) + 10)
-        by_op: dict[str, list[Rule]] = {}
-        for rule in self.rules:
-            by_op.setdefault(rule.roots[0].op.name, []).append(rule)
-        changed = True
-        while changed:
-            changed = False
-            for name in [node.name for node in self.graph.sorted()]:
-                for rule in by_op.get(self.graph[name].op, ()) if name in self.graph else ():
-                    if name in self.graph and self.graph[name].op == rule.roots[0].op.name and self.at(rule, name):
-                        changed = True
+        before = -1
+        while before < self.taken:
+            before = self.taken
+            for rule in self.rules:
+                for name in [node.name for node in self.graph.sorted() if node.op == rule.roots[0].op.name]:
+                    while name in self.graph and self.at(rule, name):
                         if self.taken > limit:
                             raise NetcError("E0445", f"`{rule.name}` was applied again and again: {limit} rewrites, and "
                                             "no end", "the graph must become smaller or simpler with each rewrite")
-        return list(self.considered.values())
+        return [*self.done, *self.refused.values()]
 
     def at(self, rule: Rule, name: str) -> bool:
         """Whether a rule was applied at a node."""
         for found in matches(rule, self.graph, name):
             rewrite = self.consider(found)
-            self.considered.pop((rule.name, found.nodes), None)  # what is said last stands last
-            self.considered[rule.name, found.nodes if not rewrite.taken else (*found.nodes, str(self.taken))] = rewrite
-            if rewrite.taken:
-                self.taken += 1
-                if self.observe:
-                    self.observe(rule)
-                return True
+            if not rewrite.taken:
+                self.refused[rule.name, frozenset(found.nodes)] = rewrite
+                continue
+            self.refused = {key: old for key, old in self.refused.items() if not key[1] & set(found.nodes)}
+            self.done.append(rewrite)
+            if self.observe:
+                self.observe(rule)
+            return True
         return False
 
     def consider(self, found: Match) -> Rewrite:
@@ -78,30 +81,33 @@ class Run:
         made = [node for node in new.graph.sorted() if node.inputs and not _fixed_part(new, node, found)]
         what = f"{found.rule.name}: {_title(nodes)} -> {_title(made)}"
         gain, saved = self.gain(found, new)
-        if gain <= NOTHING and not (gain > -NOTHING and saved > 0):
-            why = "this order is the cheaper one" if gain < 0 else "it would save nothing"
+        if gain <= NOTHING and not (gain > -NOTHING and saved > (0, 0)):
+            why = "it would cost more than it saves" if gain < -NOTHING else "it would save nothing"
             return Rewrite(what, layers(*nodes), False, gain, why)
-        why = "" if gain > NOTHING else f"{saved:,} FLOPs fewer in the same kernels"
+        flops, ops = saved
+        why = "" if gain > NOTHING else f"in as many kernels, {flops:,} FLOPs fewer" if flops else f"{ops} ops fewer"
         put(self.graph, found, new)
         return Rewrite(what, layers(*nodes), True, max(gain, 0.0), why)
 
     # --- what it is worth ----------------------------------------------------------------------------------------
 
-    def gain(self, found: Match, new: Replacement) -> tuple[float, int]:
-        """Predicted seconds and FLOPs saved, looking at the match with the kernels around it."""
+    def gain(self, found: Match, new: Replacement) -> tuple[float, Saved]:
+        """Predicted seconds saved, and FLOPs and ops, looking at the match with the kernels around it."""
         before = region(self.graph, found)
         key = (found.rule.name, found.nodes.index(found.roots[0]), _shape(before), _shape(new.graph))
         if key not in self.gains:
             after = before.copy()
             put(after, found, new)
-            (old_time, old_flops), (time, flops) = (self.price(graph) for graph in (before, after))
-            self.gains[key] = old_time - time, old_flops - flops
+            (old_time, *old), (time, *now) = (self.price(graph) for graph in (before, after))
+            self.gains[key] = old_time - time, (old[0] - now[0], old[1] - now[1])
         return self.gains[key]
 
-    def price(self, graph: Graph) -> tuple[float, int]:
-        """Predicted seconds of a region's kernels, and the FLOPs of its nodes. What depends on parameters alone is free,
-        but for training, where it is computed in each step."""
-        graph = expand(graph.copy().prune())
+    def price(self, graph: Graph) -> tuple[float, int, int]:
+        """Predicted seconds of a region's kernels, their FLOPs, and its ops. What depends on parameters alone is free, but
+        for training, where it is computed in each step."""
+        graph = graph.copy().prune()
+        ops = sum(bool(node.inputs) for node in graph.nodes())
+        graph = expand(graph)
         fixed: set[str] = set()
         for node in graph.sorted() if self.context.packed and not self.context.training else ():
             if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):
@@ -109,7 +115,7 @@ class Run:
         graph = with_kernels(graph)
         kernels = [group for launch in graph.kernels for group in launch.groups if group.anchor not in fixed]
         return self.context.seconds(graph, [graph[kernel.anchor] for kernel in kernels]), \
-            sum(work(graph, kernel.nodes).at(self.context.batch)[0] for kernel in kernels)
+            sum(work(graph, kernel.nodes).at(self.context.batch)[0] for kernel in kernels), ops
 
 
 def region(graph: Graph, found: Match) -> Graph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -90,9 +91,28 @@ def put(graph: Graph, found: Match, new: Replacement) -> None:
             kept = graph[names[result]]
             graph.update(kept.name, origins=kept.origins | origins)
             graph.replace_uses(root, kept.name)
+    slices = _join_slices(graph, found.roots)
     for name in [*_order(graph, found)][::-1]:
-        if name not in root_of.values() and not graph.nx.out_degree(name):
+        if not graph.nx.out_degree(name) and (name not in root_of.values() or name in slices):
             graph.remove(name)
+
+
+def _join_slices(graph: Graph, roots: Sequence[str]) -> set[str]:
+    """Makes one slice of slices of new slices, so that layers which join one after another are still split once. The new
+    slices that nothing needs any more."""
+    idle = set()
+    for root in roots:
+        if root not in graph or graph[root].op != "slice":
+            continue
+        outer = graph[root]
+        for user in graph.users(root):
+            if user.op == "slice" and user.attrs["axis"] == outer.attrs["axis"]:
+                start, stop = (user.attrs[key] + outer.attrs["start"] for key in ("start", "stop"))
+                graph.update(user.name, inputs=outer.inputs, attrs={**user.attrs, "start": start, "stop": stop},
+                             origins=user.origins | outer.origins)
+        if not graph.nx.out_degree(root) and root not in graph.results():
+            idle.add(root)
+    return idle
 
 
 def _own_leaves(graph: Graph, found: Match) -> list[str]:

@@ -54,7 +54,7 @@ def _verify_kernels(graph: Graph) -> None:
     missing = {n.name for n in graph.nodes() if not is_leaf(n) and not is_view(n) and not _is_place(graph, n)} - computed
     if missing:
         raise BrokenGraph(f"no kernel computes {sorted(missing)}")
-    made = flat.free(graph)
+    made: set[str] = set()
     for launch in graph.kernels:
         for group in launch.groups:
             inside = set(group.nodes)

@@ -19,13 +19,14 @@ from compiler.ops import REGISTRY, namespace
 class Machine:
     """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
     pairs (producer, reader) that run band by band in one kernel, whether the kernel of an anchor can share a call; bytes of
-    the cache that a band should stay in."""
+    the cache that a band should stay in; which composite nodes are one kernel as they are."""
 
     flops: float
     bandwidth: float
     launch: float
     staged: frozenset[tuple[str, str]] = frozenset()
     together: Callable[[Graph, str], bool] = lambda graph, anchor: False
+    native: Callable[[Node], bool] = lambda node: False
     cache: int = 512 << 10
 
 
@@ -37,9 +38,15 @@ def _blocked(graph: Graph, anchor: str) -> bool:
     return node.op == "winograd_conv" or node.op == "conv" and graph.layouts.get(node.inputs[1], PLAIN).block > 1
 
 
+def _row(node: Node) -> bool:
+    """Softmax of rows is one kernel."""
+    return (node.op in ("softmax", "log_softmax") and node.attrs["axis"] == node.type.rank - 1
+            and isinstance(node.type.shape[-1], int) and node.type.dtype == "f32")
+
+
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked),
+    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked, native=_row),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6),
 }

@@ -100,7 +100,9 @@ def join(forward: Graph, config: dict[str, Any]) -> Graph:
 
 
 def _inference(graph: Graph, options: Options, packed: bool) -> Graph:
-    return _passes(expand(_passes(graph, LAYERS, options, packed=packed)), PRIMITIVES, options, packed=packed)
+    native = MACHINES[options.machine].native
+    graph = expand(_passes(graph, LAYERS, options, packed=packed), lambda node: not native(node))
+    return _passes(graph, PRIMITIVES, options, packed=packed)
 
 
 def _passes(graph: Graph, names: list[str], options: Options, training: bool = False, packed: bool = True) -> Graph:

@@ -15,6 +15,7 @@ from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_grad
 from compiler.schedule.cpu_winograd import emit_winograd_conv, emit_winograd_weight
+from compiler.schedule.cpu_softmax import emit_softmax
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 

@@ -17,7 +17,7 @@ HOST = parse_cpu("cpu")
 
 def executable(graphs: dict[str, Graph], values: dict[str, np.ndarray] | None = None, target=HOST) -> Executable:
     """The programs of `graphs` (primitives only) as one executable; parameters take `values`."""
-    graphs = {name: programs.kernels(graph) for name, graph in graphs.items()}
+    graphs = {name: programs.kernels(graph) if graph.kernels is None else graph for name, graph in graphs.items()}
     slots = lower.layout(list(graphs.values()))
     lowering = lower.Lowering(lambda kernels, batch: cpu.emit(kernels, target, batch), slots)
     entries = {name: lowering.program(name, graph) for name, graph in graphs.items()}

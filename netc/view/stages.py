@@ -21,6 +21,7 @@ from compiler.passes.expand import expand
 from compiler.passes.pipeline import Step
 from compiler.passes.select_mode import select_mode
 from compiler.prepare import hoist
+from compiler.target import CPUS, parse_cpu
 from compiler.text import from_text, to_text
 from runtime.errors import NetcError
 
@@ -54,9 +55,10 @@ class History:
 
     def counts(self, stage: Stage) -> dict[str, float]:
         """What `compiler.tally` counts of a stage."""
-        if stage.number not in self.counted:
-            self.counted[stage.number] = tally.tally(stage.lowered, MACHINES[self.options.machine], self.options.batch)
-        return self.counted[stage.number]
+        key = id(stage.lowered)  # several stages share one
+        if key not in self.counted:
+            self.counted[key] = tally.tally(stage.lowered, MACHINES[self.options.machine], self.options.batch)
+        return self.counted[key]
 
     @cached_property
     def joint(self) -> Graph | None:
@@ -71,6 +73,23 @@ class History:
         fused = tally.elementwise_fused_step if self.train else tally.elementwise_fused
         return {"unfused": tally.unfused(self.joint, machine, batch),
                 "elementwise_fused": fused(self.joint, machine, batch), "floor_bytes": tally.floor(self.joint, batch)}
+
+
+def options(target: str, batch: int, **others: Any) -> programs.Options:
+    """How programs are optimized for a target's text; others: fields of Options. Raises NetcError E0412, E0701, E0702."""
+    kind, _, name = target.strip().partition(":")
+    if kind == "cpu":
+        if name not in ("", "host", *CPUS):
+            raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
+        return programs.Options("cpu", batch, block=parse_cpu(target.strip()).lanes, **others)
+    if kind != "cuda":
+        raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
+    known = " and ".join(f"cuda:{machine}" for machine in MACHINES if machine.startswith("sm_"))
+    if not name:
+        raise NetcError("E0702", "a CUDA target names its architecture", f"there are cost tables for {known}")
+    if name not in MACHINES:
+        raise NetcError("E0412", f"there is no cost table for `{target}`", f"there are tables for cpu, {known}")
+    return programs.Options(name, batch, **others)
 
 
 def of_net(loaded: Any, program: str, options: programs.Options) -> History:

@@ -1,0 +1,66 @@
+"""The code that is generated for each kernel, as people can read it: LLVM's text on the CPU, CUDA C on a GPU."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+
+from compiler import codegen, lower
+from compiler.backend import CpuBackend, choose
+from compiler.ir import Graph
+
+BOILERPLATE = re.compile(r"(, !(dbg|tbaa|prof|llvm\.loop|range|alias\.scope|noalias) !\d+)+|^\s*#dbg_.*\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Code:
+    """language: `LLVM` or `CUDA`; kernels: the function of each kernel, in order; functions: the text of each."""
+
+    language: str
+    kernels: list[str]
+    functions: Mapping[str, str]
+
+
+def generate(program: str, graph: Graph, target: str, batch: int) -> Code:
+    """Generates the code of a graph whose kernels are chosen. Nothing is compiled to machine code."""
+    backend = choose(target)
+    lowering = lower.Lowering(backend.emit, lower.layout([graph]))
+    entry = lowering.program(program, graph, batch)
+    kernels = [kernel["function"] for kernel in entry["kernels"]]
+    names = list(dict.fromkeys(kernels))
+    if not isinstance(backend, CpuBackend):
+        from compiler import cuda
+        return Code("CUDA", kernels, _split_cuda(cuda.source(lowering.module), names))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        texts = pool.map(lambda name: _llvm(name, lowering.module[name], backend.cpu.llvm), names)
+        return Code("LLVM", kernels, dict(zip(names, texts)))
+
+
+def _llvm(name: str, function: tirx.PrimFunc, target: Mapping[str, Any]) -> str:
+    goal = tvm.target.Target(dict(target))
+    goal = goal.with_host(goal)
+    with tvm.transform.PassContext(config=codegen.CONFIG):
+        pipeline, finalize, _ = s_tir.pipeline.default_s_tir_pipeline()
+        module = finalize()(pipeline(tirx.transform.BindTarget(goal)(tvm.IRModule({name: function}))))
+        plain = {var.name_hint: f.with_attr("global_symbol", var.name_hint).without_attr("tirx.is_entry_func")
+                 for var, f in module.functions.items()}
+        text = tvm.get_global_func("target.build.llvm")(tvm.IRModule(plain), goal).inspect_source("ll")
+    found = re.findall(r"^define [^\n]*@([\w.]+)\([^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)
+    bodies = [m[0] for m in re.finditer(r"^define [^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)]
+    kept = [body for name_, body in zip(found, bodies) if name_ == name or name_.startswith("__tvm_parallel_lambda")]
+    return BOILERPLATE.sub("", "\n".join(kept))
+
+
+def _split_cuda(source: str, names: list[str]) -> dict[str, str]:
+    """The kernel functions of CUDA C by name; TVM appends a suffix."""
+    found = {m[1]: m[0] for m in re.finditer(r'^extern "C" __global__[^;{]*?(\w+)\([^)]*\)[^{;]*\{\n.*?^\}\n', source,
+                                             re.MULTILINE | re.DOTALL)}
+    return {name: "\n".join(text for symbol, text in found.items() if re.fullmatch(rf"{name}(_kernel(_\d+)?)?", symbol))
+            for name in names}

@@ -14,8 +14,8 @@ from compiler.schedule.cpu_loops import PARALLEL_NS, i64, loops
 from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_grad
-from compiler.schedule.cpu_winograd import emit_winograd_conv, emit_winograd_weight
 from compiler.schedule.cpu_softmax import emit_softmax
+from compiler.schedule.cpu_winograd import emit_winograd_conv, emit_winograd_weight
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -28,10 +28,12 @@ TEMPLATES: dict[str, tuple[Callable[[Kernel, Cpu, int], Work | bool | None], ...
     "conv": (emit_blocked_conv, emit_conv),
     "conv_input_grad": (emit_conv_input_grad,),
     "conv_weight_grad": (emit_conv_weight_grad,),
+    "log_softmax": (emit_softmax,),
     "matmul": (emit_matmul,),
     "max_pool": (emit_pool,),
     "max_pool_grad": (emit_pool_grad,),
     "max_pool_index": (emit_pool,),
+    "softmax": (emit_softmax,),
     "winograd_conv": (emit_winograd_conv,),
     "winograd_weight": (emit_winograd_weight,),
 }

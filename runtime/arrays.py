@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +15,16 @@ ALIGNMENT = 64
 def aligned(shape: Sequence[int], dtype: Any = np.uint8) -> np.ndarray:
     """An uninitialized C-contiguous array whose data starts on a 64-byte boundary."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(count + ALIGNMENT, np.uint8)
-    start = -address(raw) % ALIGNMENT
-    return raw[start:start + count].view(dtype).reshape(shape)
+    raw = np.empty(math.prod(shape) * dtype.itemsize + ALIGNMENT, np.uint8)
+    return np.ndarray(tuple(shape), dtype, raw, -address(raw) % ALIGNMENT)
 
 
 def address(array: np.ndarray) -> int:
-    """Where the first element lies. (`array.ctypes.data` is the same and takes three times as long.)"""
-    return array.__array_interface__["data"][0]
+    """Where the first element lies."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # five times as fast as `array.ctypes.data`
+    except (BufferError, TypeError, ValueError):  # read-only, empty, or not contiguous
+        return array.__array_interface__["data"][0]
 
 
 class Block:

@@ -64,7 +64,7 @@ def blocked(layout: Any, cpu: Cpu, axis: int = 1) -> bool:
 
 
 def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
-    """The work of `conv` where weight and result are blocked, else None (and nothing emitted)."""
+    """The work of `conv` where the weight is blocked, else None (and nothing emitted)."""
     conv = direct(kernel, cpu)
     if conv is None or 0 in kernel.staged:
         return None
@@ -77,11 +77,11 @@ def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 
 
 def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
-    """The convolution of a kernel whose weight and result are blocked by the lanes of `cpu`, else None."""
+    """The convolution of a kernel whose weight is blocked by the lanes of `cpu`, else None."""
     x, w = kernel.operands[:2]
     if len(kernel.shape) != 4 or any(o.dtype != "float32" for o in kernel.operands):
         return None
-    if not blocked(kernel.layout, cpu) or w.buffer is None or not blocked(w.layout, cpu, axis=0):
+    if w.buffer is None or not blocked(w.layout, cpu, axis=0):
         return None
     view = window(kernel.a, x.shape[2:], kernel.shape[2:])
     channels, outputs = static(x.shape[1]), static(kernel.shape[1])
@@ -279,7 +279,9 @@ class Band:
     def at(self, block: Any, lane: Any, y: Any, x: Any) -> tuple[Any, ...]:
         """The place of a source element."""
         place = y - self.first, x + self.conv.window.pad[1]
-        return (self.slot, lane, *place) if block is None else (self.slot, block, *place, lane)
+        if len(self.buffer.shape) == 5:
+            return self.slot, block, *place, lane
+        return self.slot, lane if block is None else block * self.conv.cpu.lanes + lane, *place
 
     @cached_property
     def columns(self) -> int:

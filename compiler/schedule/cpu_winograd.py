@@ -29,13 +29,13 @@ FEWEST = 14             # tiles of a block: fewer, and the weights are read too 
 
 
 def emit_winograd_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
-    """The work of `winograd_conv` where weight and result are blocked, else None (and nothing emitted)."""
+    """The work of `winograd_conv` where the weight is blocked, else None (and nothing emitted)."""
     x, u = kernel.operands[:2]
     channels = static(x.shape[1])
     sizes = [static(extent) for extent in (*x.shape[2:], *kernel.shape[1:])]
     if not channels or not all(sizes) or channels % cpu.lanes or any(o.dtype != "float32" for o in kernel.operands):
         return None
-    if not blocked(kernel.layout, cpu) or u.buffer is None or not blocked(u.layout, cpu, axis=0) or kernel.staged:
+    if u.buffer is None or not blocked(u.layout, cpu, axis=0) or kernel.staged:
         return None
     return _Winograd(kernel, cpu, channels, sizes[2], tuple(sizes[:2]), tuple(sizes[3:])).work(batch)
 

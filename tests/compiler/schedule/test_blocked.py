@@ -42,7 +42,7 @@ def convolutions(draw, lanes=HOST.lanes, depthwise=False):
     types = (f32(N, channels, *size), w, f32(w.shape[0]))
     layouts = (Layout(lanes, 1, halo) if blocked else PLAIN, Layout(lanes, 0), PLAIN)
     assert min(out) >= 1
-    return Case("conv", attrs, types[:2 + bias], layouts[:2 + bias], Layout(lanes, 1, (0, 0, more, 1)),
+    return Case("conv", attrs, types[:2 + bias], layouts[:2 + bias], draw(st.sampled_from([Layout(lanes, 1, (0, 0, more, 1)), PLAIN])),
                 relu=draw(st.booleans()))
 
 

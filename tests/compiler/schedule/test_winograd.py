@@ -30,7 +30,7 @@ def convolutions(draw, lanes=HOST.lanes):
     layouts = (draw(st.sampled_from([Layout(lanes, 1, halo), Layout(lanes, 1), PLAIN])), Layout(lanes, 0), PLAIN)
     bias = draw(st.booleans())
     return Case("winograd_conv", attributes(tile, pad), types[:2 + bias], layouts[:2 + bias],
-                Layout(lanes, 1, (1, 0, 0, 1)), relu=draw(st.booleans()))
+                draw(st.sampled_from([Layout(lanes, 1, (1, 0, 0, 1)), PLAIN])), relu=draw(st.booleans()))
 
 
 @FEW

@@ -38,6 +38,11 @@ def _blocked(graph: Graph, anchor: str) -> bool:
     return node.op == "winograd_conv" or node.op == "conv" and graph.layouts.get(node.inputs[1], PLAIN).block > 1
 
 
+def _threads(graph: Graph, anchor: str) -> bool:
+    """What has a thread for each element can share a launch."""
+    return graph[anchor].op in ("conv", "max_pool", "avg_pool", "max_pool_index") or REGISTRY[graph[anchor].op].pointwise
+
+
 def _row(node: Node) -> bool:
     """Softmax of rows is one kernel."""
     return (node.op in ("softmax", "log_softmax") and node.attrs["axis"] == node.type.rank - 1
@@ -47,8 +52,8 @@ def _row(node: Node) -> bool:
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
     "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked, native=_row),
-    "sm_80": Machine(1.95e13, 1.555e12, 4e-6),
-    "sm_90": Machine(6.7e13, 3.35e12, 4e-6),
+    "sm_80": Machine(1.95e13, 1.555e12, 4e-6, together=_threads),
+    "sm_90": Machine(6.7e13, 3.35e12, 4e-6, together=_threads),
 }
 
 

@@ -1,7 +1,8 @@
 """The generic CUDA schedule: any op becomes one correct kernel, without tiles or tuning.
 
 One thread makes one output element. Long reductions into few outputs get one block an output and a butterfly through
-shared memory, always combined in the same order, so that results do not depend on timing.
+shared memory, always combined in the same order, so that results do not depend on timing. Independent kernels share a
+launch: each has blocks of its own.
 """
 
 from collections.abc import Sequence
@@ -23,35 +24,46 @@ FEW_OUTPUTS = 4096
 
 
 def emit(kernels: Sequence[Kernel], batch: int) -> None:
-    """Emit the one kernel of a launch into the current function of the IR builder, as a grid that covers its shape.
+    """Emit the kernels of one launch, none of which reads what another writes, into the current function of the IR builder.
 
     batch: what a symbolic extent counts for where a choice needs a number; it changes speed and rounding only.
     The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
-    kernel, = kernels
-    element = _compute(kernel, [_index(0) for _ in kernel.shape])
-    long = isinstance(element, Reduce) and _assumed(element.extents, batch) >= THREADS
-    if long and _assumed(kernel.shape, batch) <= FEW_OUTPUTS:
-        _emit_block_per_output(kernel)
+    if len(kernels) == 1 and _is_long(kernels[0], batch):
+        _emit_block_per_output(kernels[0])
     else:
-        _emit_thread_per_output(kernel)
+        _emit_thread_per_output(kernels)
 
 
-def _emit_thread_per_output(kernel: Kernel) -> None:
-    total = _product(kernel.shape)
-    with T.launch_thread("blockIdx.x", tirx.ceildiv(total, THREADS)) as block:
+def _is_long(kernel: Kernel, batch: int) -> bool:
+    """Whether each of a few outputs has work for a block."""
+    element = _compute(kernel, [_index(0) for _ in kernel.shape])
+    return (isinstance(element, Reduce) and _assumed(element.extents, batch) >= THREADS
+            and _assumed(kernel.shape, batch) <= FEW_OUTPUTS)
+
+
+def _emit_thread_per_output(kernels: Sequence[Kernel]) -> None:
+    blocks = [tirx.ceildiv(_product(kernel.shape), THREADS) for kernel in kernels]
+    with T.launch_thread("blockIdx.x", sum(blocks[1:], start=blocks[0])) as block:
         with T.launch_thread("threadIdx.x", THREADS) as thread:
-            flat = _index(block) * THREADS + _index(thread)
-            with T.If(flat < total), T.Then():
-                index = _unflatten(flat, kernel.shape)
-                element = _compute(kernel, index)
-                if isinstance(element, Reduce):
-                    best = _Accumulator(element)
-                    best.clear()
-                    with T.serial(0, _product(element.extents)) as step:
-                        best.add(step)
-                    element = best.finish()
-                kernel.store(tuple(index), element)
+            first = _index(0)
+            for kernel, count in zip(kernels, blocks):
+                flat = (_index(block) - first) * THREADS + _index(thread)
+                with T.If(tirx.all(_index(block) >= first, flat < _product(kernel.shape))), T.Then():
+                    _emit_element(kernel, flat)
+                first = first + count
+
+
+def _emit_element(kernel: Kernel, flat: Expr) -> None:
+    index = _unflatten(flat, kernel.shape)
+    element = _compute(kernel, index)
+    if isinstance(element, Reduce):
+        best = _Accumulator(element)
+        best.clear()
+        with T.serial(0, _product(element.extents)) as step:
+            best.add(step)
+        element = best.finish()
+    kernel.store(tuple(index), element)
 
 
 def _emit_block_per_output(kernel: Kernel) -> None:

@@ -67,6 +67,7 @@ class Lowering:
     slots: Mapping[str, Slot]
     module: tvm.IRModule = field(default_factory=lambda: tvm.IRModule({}))
     functions: dict[Any, str] = field(default_factory=dict)
+    scratch: dict[str, dict[str, Dim]] = field(default_factory=dict)  # of each program: what its kernels need for themselves
 
     def program(self, name: str, graph: Graph, batch: int = 1) -> dict[str, Any]:
         """Adds the program `name` to the module; returns its entry of the manifest. `graph` holds primitives only, and says
@@ -76,6 +77,7 @@ class Lowering:
         calls = [self._kernel(graph, launch, symbols, storage, f"{name}.{i}", batch)
                  for i, launch in enumerate(graph.kernels)]
         memory = plan(lifetimes(graph, [call.scratch for call in calls]))
+        self.scratch[name] = {call.launch.nodes[-1]: sum((bytes for _, bytes in call.scratch), 0) for call in calls}
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.launch.update]
         return {

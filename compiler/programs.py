@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compiler.autodiff import differentiate
 from compiler.cost import MACHINES, seconds
+from compiler.dims import Dim
 from compiler.ir import Graph
 from compiler.optimizer import add_optimizer
 from compiler.passes.base import Context
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Options:
     """How programs are optimized. machine: a key of cost.MACHINES. block: channels that the target's schedules like together.
-    exact: nothing that rounds differently. off, only: see `pipeline.optimize`."""
+    exact: nothing that rounds differently. memory, scratch: the largest arena allowed, and what is known of what kernels need
+    for themselves (`base.Context`). off, only: see `pipeline.optimize`."""
 
     machine: str = "cpu"
     batch: int = 1
@@ -33,23 +36,35 @@ class Options:
     off: Collection[str] = ()
     only: Collection[str] = ()
     check: bool = False
+    memory: int | None = None
+    scratch: Mapping[str, Dim] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list, compare=False)  # what the passes did, in order
 
     def context(self, training: bool, packed: bool = True) -> Context:
         machine = MACHINES[self.machine]
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
                        self.block, machine.staged, machine.together, machine.cache, machine.launch,
-                       lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact)
+                       lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact, self.memory,
+                       self.scratch)
 
 
-def build(program: Program, names: Collection[str], options: Options = Options()) -> dict[str, Graph]:
+def build(program: Program, names: Collection[str], options: Options = Options(),
+          scratch: Mapping[str, Mapping[str, Dim]] = MappingProxyType({})) -> dict[str, Graph]:
     """The named programs ready for lowering, and `prepare` if they have one: where nothing trains, what depends on
-    parameters alone moves there."""
+    parameters alone moves there. scratch: for each program, as in Options."""
     packed = "step" not in names
-    graphs = {name: of(program, name, options, packed) for name in names}
+    batches = {name: design_batch(program, name, options.batch) for name in [*names, "prepare"]}
+    graphs = {name: of(program, name, replace(options, batch=batches[name]) if name == "step" else options, packed)
+              for name in names}
     if packed and (prepare := hoist(graphs)):
         graphs["prepare"] = prepare
-    return {name: kernels(graph, options, name == "step", packed) for name, graph in graphs.items()}
+    return {name: kernels(graph, replace(options, batch=batches[name], scratch=scratch.get(name, {})), name == "step", packed)
+            for name, graph in graphs.items()}
+
+
+def design_batch(program: Program, name: str, batch: int) -> int:
+    """The batch that a program is made for: `batch` for `run`, that of the data section for `step` and `evaluate`."""
+    return (program.data or {}).get("batch", batch) if name in ("step", "evaluate") else batch
 
 
 def kernels(graph: Graph, options: Options = Options(), training: bool = False, packed: bool = True) -> Graph:

@@ -24,6 +24,7 @@ from compiler.passes import (  # noqa: F401  (each declares its pass)
     group_independent,
     merge_sibling_convs,
     move_pooling,
+    recompute,
 )
 from compiler.passes.base import PASSES, Context, Rewrite
 from compiler.verify import verify
@@ -34,7 +35,7 @@ LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_si
 PRIMITIVES = ["concat_gradients", "clean", "choose_layout"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
-           "eliminate_split", "eliminate_padding", "group_independent", "flatten_updates"]
+           "eliminate_split", "eliminate_padding", "group_independent", "flatten_updates", "recompute"]
 PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 

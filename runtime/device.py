@@ -108,6 +108,8 @@ class GpuBound(Bound):
 class Gpu(Host):
     """Where a CUDA artifact's tensors lie: on GPU `index`, and what the caller has on the host beside it."""
 
+    alignment = 1  # what lies on the host is copied anyway
+
     def __init__(self, host: native.Object, members: Mapping[str, bytes], index: int = 0):
         """host: the loaded host.o, which gets its kernels. members: of the artifact. Raises as `cuda.load`."""
         self.device = (native.CUDA, index)
@@ -158,27 +160,23 @@ class Gpu(Host):
         if index != self.device[1]:
             raise NetcError("E0616", f"the input `{name}` lies on GPU {index}, this artifact runs on GPU {self.device[1]}",
                             "copy it there, or choose the GPU with CUDA_VISIBLE_DEVICES")
-        if not isinstance(value, DeviceArray):
-            try:
-                tensor = tvm_ffi.from_dlpack(value.__dlpack__(stream=LEGACY_STREAM))
-            except (BufferError, RuntimeError, TypeError, ValueError) as problem:
-                raise NetcError("E0613", f"the input `{name}` cannot be had by DLPack: {problem}",
-                                "give a tensor of numbers, on the GPU or on the host") from problem
-            if str(tensor.dtype) != str(argument.dtype):
-                raise NetcError("E0613", f"the input `{name}` is {tensor.dtype}, the net needs {argument.dtype}",
-                                f"convert it to {argument.dtype} on the GPU")
-            if not tensor.is_contiguous():
-                raise NetcError("E0616", f"the input `{name}` on GPU {index} has gaps or another order of its axes",
-                                "give a contiguous tensor (PyTorch: .contiguous(), CuPy: cupy.ascontiguousarray)")
-            value = DeviceArray(self, tensor)
-        if value.dtype != argument.dtype:
-            raise NetcError("E0613", f"the input `{name}` is {value.dtype}, the net needs {argument.dtype}",
+        try:
+            tensor = tvm_ffi.from_dlpack(value.__dlpack__(stream=LEGACY_STREAM))
+        except (BufferError, RuntimeError, TypeError, ValueError) as problem:
+            raise NetcError("E0613", f"the input `{name}` cannot be had by DLPack: {problem}",
+                            "give a tensor of numbers, on the GPU or on the host") from problem
+        if str(tensor.dtype) != str(argument.dtype):
+            raise NetcError("E0613", f"the input `{name}` is {tensor.dtype}, the net needs {argument.dtype}",
                             f"convert it to {argument.dtype} on the GPU")
-        if value.address % ALIGNMENT:
-            copy = self.allocate(value.shape, value.dtype)
-            self.copy(copy.address, value.address, value.nbytes, _ACROSS)
+        if not tensor.is_contiguous():
+            raise NetcError("E0616", f"the input `{name}` on GPU {index} has gaps or another order of its axes",
+                            "give a contiguous tensor (PyTorch: .contiguous(), CuPy: cupy.ascontiguousarray)")
+        array = DeviceArray(self, tensor)
+        if array.address % ALIGNMENT:
+            copy = self.allocate(array.shape, array.dtype)
+            self.copy(copy.address, array.address, array.nbytes, _ACROSS)
             return copy
-        return value
+        return array
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype,
               inputs: Iterable[np.ndarray | DeviceArray]) -> np.ndarray | DeviceArray:

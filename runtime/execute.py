@@ -250,6 +250,7 @@ class Host:
     """Where a CPU artifact's tensors lie: arrays of the caller and of numpy. `runtime.device.Gpu` is the other place."""
 
     device = (native.CPU, 0)
+    alignment = ALIGNMENT  # of the arrays that calls read on the host
 
     def block(self, bytes: int) -> Block:
         return Block(bytes)
@@ -259,7 +260,7 @@ class Host:
         array = value if type(value) is np.ndarray else as_array(argument.name, value)
         if array.dtype != argument.dtype:
             array = _converted(argument.name, array, argument.dtype)
-        if not array.flags.c_contiguous or address(array) % ALIGNMENT:
+        if not array.flags.c_contiguous or address(array) % self.alignment:
             copy = aligned(array.shape, array.dtype)
             copy[...] = array
             array = copy

@@ -17,7 +17,7 @@ def eliminate_padding(graph: Graph, context: Context) -> list[Rewrite]:
     """Gives maps that padded convolutions read a halo of zeros, written by the kernel that makes them."""
     readers: dict[str, list[str]] = {}
     for node in graph.nodes():
-        if node.op == "conv" and any(lo or hi for lo, hi in node.attrs["pad"]):
+        if node.op in ("conv", "winograd_conv") and any(lo or hi for lo, hi in node.attrs["pad"]):
             source = node.inputs[0]
             root = graph.places[source].root if source in graph.places else source
             if root in graph.layouts and not is_leaf(graph[view_root(graph, root)]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
+    choose_algorithm,
     choose_layout,
     clean,
     collapse_linear_chains,
@@ -32,7 +33,7 @@ from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
-PRIMITIVES = ["concat_gradients", "clean", "choose_layout"]  # on what is lowered
+PRIMITIVES = ["concat_gradients", "clean", "choose_layout", "choose_algorithm"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
            "eliminate_split", "eliminate_padding", "group_independent", "flatten_updates", "recompute"]

@@ -177,7 +177,7 @@ class Explainer:
             return "a block names its results: `block f(x: tensor) -> y {`"
         if self.where == "rule" and self.at == self.first and row == {"RBRACE"}:
             return "a rule has one rewrite: `pattern => replacement when condition`; give each its own rule"
-        if self.where == "rule" and (self.at == self.first or "THEN" in row or "WHEN" in row) and not self._in_brackets():
+        if self.where == "rule" and not self._in_brackets() and (self.at == self.first or row & {"THEN", "WHEN"}):
             return "a rule is written `rule f(x: tensor) { pattern => replacement when condition }`"
         if start.type == "RULE" and row == {"LPAR"}:
             return "a rule lists the names of its pattern: `rule f(x: tensor) { … }`"

@@ -271,8 +271,8 @@ class Net(Tree):
 
 @dataclass(frozen=True)
 class Rule(Tree):
-    """`rule f(x: tensor) { x -> relu -> relu => x -> relu when … }`: what it matches, and what takes its place. A rule of
-    several results has a Tuple on both sides."""
+    """`rule f(x: tensor) { x -> relu -> relu => x -> relu when … }`: what it matches, and what takes its place. A
+    rule of several results has a Tuple on both sides."""
 
     name: str
     parameters: tuple[Parameter, ...]

@@ -4,8 +4,8 @@
     apply_rules(rules, graph, context)             # where they match and the cost model says that it pays
     test("my_rules.net")                           # each on random nets, in float64
 
-`rule.py` makes patterns of the text, `match.py` finds them in a graph, `terms.py` evaluates conditions and replacements,
-`replace.py` puts these into the graph, `apply.py` decides; `instances.py` and `check.py` test rules on random nets.
+`rule.py` makes patterns of the text, `match.py` finds them in a graph, `terms.py` evaluates conditions and
+replacements, `replace.py` puts these into the graph, `apply.py` decides; `instances.py` and `check.py` test rules on random nets.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from dsl.diagnostics import Diagnostic, DiagnosticError, did_you_mean
 def load(source: os.PathLike | str, names: Collection[str] = ()) -> list[Rule]:
     """The rules of a file or text, or those of them with `names`, in the order of the text.
 
-    source: as for `compiler.elaborate.load`. Raises DiagnosticError with everything that is wrong: syntax, names, types,
-    names of rules that are not there (E0440), rules that go on without end (E0445).
+    source: as for `compiler.elaborate.load`. Raises DiagnosticError with everything that is wrong: syntax, names,
+    types, names of rules that are not there (E0440), rules that go on without end (E0445).
     """
     report = Report()
     with deep():
         rules = _chosen(report, source, names)
-        if not report.errors:
-            examine(report, rules)
+        examine(report, rules)
     if report.errors:
         raise DiagnosticError(report.sorted())
     return rules
@@ -46,18 +45,13 @@ def load(source: os.PathLike | str, names: Collection[str] = ()) -> list[Rule]:
 
 def test(source: os.PathLike | str, names: Collection[str] = (), samples: int = SAMPLES, seed: int = 1,
          observe: Callable[[Tested], None] = lambda tested: None) -> list[Diagnostic]:
-    """Tests the rules of a file, each on `samples` random nets; `observe` is told what came of each. Returns what is wrong
-    with them: what `load` raises, and the smallest counterexample of each rule that changes numbers (E0444)."""
+    """Tests the rules of a file, each on `samples` random nets; `observe` is told what came of each. Returns what is
+    wrong with them: what `load` raises, and the smallest counterexample of each rule that changes numbers (E0444)."""
     report = Report()
     with deep():
         rules = _chosen(report, source, names)
-        if report.errors:
-            return report.sorted()
         examine(report, rules)
-        wrong = {d.span.place for d in report.errors if d.span is not None and d.code != "E0445"}
         for rule in rules:
-            if rule.tree.span.place in wrong:
-                continue
             mine = Report()
             observe(check_numbers(mine, rule, samples, seed))
             for problem in mine.diagnostics:
@@ -67,21 +61,19 @@ def test(source: os.PathLike | str, names: Collection[str] = (), samples: int = 
 
 def check_unit(report: Report, unit: Unit) -> None:
     """All that is wrong with the rules of a file, but for numbers; for `netc check`."""
-    before = len(report.errors)
-    rules = compile_rules(report, unit)
-    if len(report.errors) == before:
-        examine(report, rules)
+    examine(report, compile_rules(report, unit))
 
 
 def examine(report: Report, rules: Sequence[Rule]) -> None:
     """Types of both sides on a few nets each, and whether the rules together come to an end."""
     nets: dict[str, Sequence[Instance]] = {}
+    before = len(report.errors)
     for rule in rules:
         mine = Report()
         nets[rule.name] = check_types(mine, rule)
         for problem in mine.diagnostics:
             report.add(problem)
-    if not report.errors:
+    if len(report.errors) == before:
         check_ends(report, rules, lambda rule: nets[rule.name])
 
 
@@ -92,7 +84,8 @@ def _chosen(report: Report, source: os.PathLike | str, names: Collection[str]) -
     loader.names()
     unit = loader.unit
     if not unit.rules and unit.complete:
-        report.error("E0440", f"`{unit.name}` has no rules", None, "write `rule name(x: tensor) { pattern => replacement }`")
+        report.error("E0440", f"`{unit.name}` has no rules", None,
+                     "write `rule name(x: tensor) { pattern => replacement }`")
     for name in names:
         if name not in unit.rules and unit.complete:
             report.error("E0440", f"`{unit.name}` has no rule `{name}`", None,
@@ -100,7 +93,7 @@ def _chosen(report: Report, source: os.PathLike | str, names: Collection[str]) -
     return [rule for rule in compile_rules(report, unit) if not names or rule.name in names]
 
 
-# --- rules as a pass ---------------------------------------------------------------------------------------------------
+# --- rules as a pass -------------------------------------------------------------------------------------------------
 
 def as_pass(name: str, rules: Sequence[Rule]) -> Pass:
     """A pass that applies rules."""

@@ -51,8 +51,8 @@ class Run:
                 for name in [node.name for node in self.graph.sorted() if node.op == rule.roots[0].op.name]:
                     while name in self.graph and self.at(rule, name):
                         if self.taken > limit:
-                            raise NetcError("E0445", f"`{rule.name}` was applied again and again: {limit} rewrites, and "
-                                            "no end", "the graph must become smaller or simpler with each rewrite")
+                            raise NetcError("E0445", f"`{rule.name}` was applied again and again: {limit} rewrites, "
+                                            "and no end", "the graph must become smaller or simpler with each rewrite")
         return [*self.done, *self.refused.values()]
 
     def at(self, rule: Rule, name: str) -> bool:
@@ -85,7 +85,8 @@ class Run:
             why = "it would cost more than it saves" if gain < -NOTHING else "it would save nothing"
             return Rewrite(what, layers(*nodes), False, gain, why)
         flops, ops = saved
-        why = "" if gain > NOTHING else f"in as many kernels, {flops:,} FLOPs fewer" if flops else f"{ops} ops fewer"
+        fewer = f"in as many kernels, {flops:,} FLOPs fewer" if flops else f"operations left out: {ops}"
+        why = "" if gain > NOTHING else fewer
         put(self.graph, found, new)
         return Rewrite(what, layers(*nodes), True, max(gain, 0.0), why)
 
@@ -103,8 +104,8 @@ class Run:
         return self.gains[key]
 
     def price(self, graph: Graph) -> tuple[float, int, int]:
-        """Predicted seconds of a region's kernels, their FLOPs, and its ops. What depends on parameters alone is free, but
-        for training, where it is computed in each step."""
+        """Predicted seconds of a region's kernels, their FLOPs, and its ops. What depends on parameters alone is free,
+        but for training, where it is computed in each step."""
         graph = graph.copy().prune()
         ops = sum(bool(node.inputs) for node in graph.nodes())
         graph = expand(graph)

@@ -1,7 +1,7 @@
 """How rules see an op: its tensors, its weights as tensors with names, and its arguments, read back from a node.
 
-In a net a layer owns its weights; in a rule they are operands: `conv(weight = w, bias = b)`. How weights begin and learn
-is no matter of rules.
+In a net a layer owns its weights; in a rule they are operands: `conv(weight = w, bias = b)`. How weights begin and
+learn is no matter of rules.
 """
 
 from __future__ import annotations

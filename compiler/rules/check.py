@@ -36,7 +36,8 @@ class Tested:
 
 
 def check_types(report: Report, rule: Rule, count: int = QUICK) -> list[Instance]:
-    """Makes the replacement for a few nets; what is wrong with it, types above all, goes to the report. Returns the nets."""
+    """Makes the replacement for a few nets; what is wrong with it, types above all, goes to the report. Returns the
+    nets."""
     found = []
     for instance in instances(rule, report, count):
         after(report, instance)
@@ -106,7 +107,7 @@ def counterexample(instance: Instance, graph: Graph) -> Diagnostic:
     left, right = before[key].astype("float64"), now[key].astype("float64")
     with np.errstate(all="ignore"):
         off = np.abs(left - right)
-    off = np.where(np.isnan(off) & ~(np.isnan(left) & np.isnan(right)), np.inf, np.nan_to_num(off, nan=0.0, posinf=np.inf))
+    off = np.where(np.isnan(left) != np.isnan(right), np.inf, np.nan_to_num(off, nan=0.0, posinf=np.inf))
     at = np.unravel_index(int(off.argmax()), off.shape) if off.shape else ()
     rule = instance.match.rule
     notes = [Note(f"for {shapes(instance)}")]
@@ -128,7 +129,7 @@ def _rounded(instance: Instance, graph: Graph) -> Instance:
 
 
 def _shown(array: np.ndarray) -> str:
-    return " ".join(np.array2string(array, precision=4, threshold=24, edgeitems=2, separator=", ").split())
+    return " ".join(np.array2string(array + 0.0, precision=4, threshold=24, edgeitems=2, separator=", ").split())
 
 
 def shapes(instance: Instance) -> str:
@@ -156,8 +157,8 @@ def _plain(value: Any) -> str:
 # --- sets of rules that come to no end -------------------------------------------------------------------------------
 
 def check_ends(report: Report, rules: Sequence[Rule], found: Callable[[Rule], Sequence[Instance]]) -> None:
-    """Applies a set of rules, whatever they cost, to what each of them makes: rules that lead back to where they began, or
-    that never stop, are E0445. `found` gives a few instances of a rule."""
+    """Applies a set of rules, whatever they cost, to what each of them makes: rules that lead back to where they began,
+    or that never stop, are E0445. `found` gives a few instances of a rule."""
     told: set[frozenset[str]] = set()
     for rule in rules:
         for instance in found(rule):
@@ -171,8 +172,8 @@ def check_ends(report: Report, rules: Sequence[Rule], found: Callable[[Rule], Se
                 message = f"the rule {names} applies to what it makes, without end"
             else:
                 message = f"the rules {names} undo each other: they could be applied without end"
-            report.error("E0445", message, rule.tree.span, "give one of them a condition that the other breaks, behind `when`",
-                         [Note(f"for {shapes(instance)}")])
+            report.error("E0445", message, rule.tree.span,
+                         "give one of them a condition that the other breaks, behind `when`", [Note(f"for {shapes(instance)}")])
 
 
 def cycle(rules: Sequence[Rule], rule: Rule, instance: Instance, graph: Graph) -> list[str] | None:

@@ -17,7 +17,7 @@ from compiler.ir import DTYPES, Graph, Node, TensorType
 from compiler.ops import Arg, Op, OpError, namespace
 from compiler.rules.arguments import OPTIONAL, WEIGHTS, complete, from_weights, parameters, values
 from compiler.rules.match import Match, matches, scope, structural
-from compiler.rules.rule import ANY_TYPE, Call, Pattern, Rule, Scalar, Variable
+from compiler.rules.rule import ANY_TYPE, Call, Pattern, Rule, Scalar, Variable, names_of
 from dsl import tree
 
 TRIES = 400  # for each instance that is found
@@ -243,7 +243,7 @@ class Maker:
         return self.expression(part, arg.kind)
 
     def expression(self, part: tree.Expression, kind: str) -> Any:
-        for name in _names(part):
+        for name in {name.text for name in names_of(part)}:
             parameter = self.rule.parameters.get(name)
             if name not in self.values and parameter is not None and not parameter.is_tensor:
                 self.values[name] = int(self.stream.integers(0, 4)) if parameter.kind == "int" else \
@@ -267,8 +267,8 @@ class Maker:
             return tuple([self.pick(one)] * spatial if same else [self.pick(one) for _ in range(spatial)]) \
                 if arg.kind == "dims" else self.pick(one)
         if arg.kind == "padding":
-            return self.pick(["valid", "same", 1, tuple((self.pick([0, 1, 2]), self.pick([0, 1])) for _ in range(spatial))]) \
-                if op.name != "pad" else self.pick([1, (1,) * spatial])
+            pairs = tuple((self.pick([0, 1, 2]), self.pick([0, 1])) for _ in range(spatial))
+            return self.pick(["valid", "same", 1, pairs] if op.name != "pad" else [1, pairs])
         if "|" in arg.kind:
             return self.pick(words_of(arg.kind))
         maker = KINDS.get(arg.kind)
@@ -310,20 +310,3 @@ KINDS: dict[str, Callable[[Maker, TensorType], Any]] = {
     "dims": lambda m, x: m.pick([1, 2, 3]), "dtype": lambda m, x: m.pick(["f32", "i32"]),
     "weight": lambda m, x: np.ceil(64 * np.abs(m.stream.standard_normal(x.shape[1] if x.rank > 1 else 1))) / 64 + 0.25,
 }
-
-
-def _names(part: tree.Expression) -> Iterator[str]:
-    match part:
-        case tree.Name():
-            yield part.text
-        case tree.Unary():
-            yield from _names(part.operand)
-        case tree.Binary():
-            yield from _names(part.left)
-            yield from _names(part.right)
-        case tree.Call():
-            for item in part.arguments:
-                yield from _names(item.value)
-        case tree.List():
-            for item in part.items:
-                yield from _names(item.value)

@@ -1,7 +1,7 @@
 """Finding what a rule's pattern stands for in a graph.
 
-A match is contained: what lies inside of it is read by nothing else and is no result. The operands of `add` and `mul` are
-tried in both orders.
+A match is contained: what lies inside of it is read by nothing else and is no result. The operands of `add` and `mul`
+are tried in both orders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from compiler.elaborate.arguments import Bound
 from compiler.elaborate.expressions import wrap
 from compiler.elaborate.report import Failed, Report
 from compiler.elaborate.values import LayerObject, Tensor, Typed
-from compiler.ir import DTYPES, Graph, TensorType
+from compiler.ir import DTYPES, Graph, Node, TensorType
 from compiler.ops import REGISTRY, OpError
 from compiler.passes.price import fixed
 from compiler.rules.arguments import from_weights, operands, parameters, read, resolve
@@ -37,8 +37,8 @@ class Zero:
 
 @dataclass(frozen=True)
 class Match:
-    """roots, nodes: the matched nodes whose values are replaced, and all of them, inputs before users. tensors: parameter →
-    node, Zero, or an array that was an argument. values: parameter or dim → value. layers: name → node."""
+    """roots, nodes: the matched nodes whose values are replaced, and all of them, inputs before users. tensors: parameter
+    → node, Zero, or an array that was an argument. values: parameter or dim → value. layers: name → node."""
 
     rule: Rule
     roots: tuple[str, ...] = ()
@@ -326,7 +326,8 @@ def dims_hold(graph: Graph, found: Match, evaluator: Terms) -> bool:
 
 
 def bind_tensors(graph: Graph, found: Match, made: Terms) -> dict[str, str]:
-    """Puts a leaf for each tensor and the layers of a match into the scope and graph of `made`; leaf → node of `graph`."""
+    """Puts a leaf for each tensor and the layers of a match into the scope and graph of `made`. Returns leaf → node of
+    `graph`."""
     rule, leaves = found.rule, {}
 
     def tensor(node: str) -> Tensor:
@@ -346,7 +347,7 @@ def bind_tensors(graph: Graph, found: Match, made: Terms) -> dict[str, str]:
         type = found.type(graph, name)
         value = np.zeros(type.shape, DTYPES[type.dtype]) if isinstance(node, Zero) else np.asarray(node, "float32")
         attrs = {"value": value, **({"none": True} if isinstance(node, Zero) else {})}
-        made.graph.add(replace(graph[found.nodes[0]], name=f"new/{name}", op="constant", inputs=(), type=type, attrs=attrs))
+        made.graph.add(Node(f"new/{name}", "constant", (), type, attrs))
         made.session.taken.add(f"new/{name}")
         made.scope.bind(name, Tensor(f"new/{name}", type, "constant", span, name), span)
     for layer, name in found.layers.items():

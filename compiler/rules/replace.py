@@ -20,7 +20,7 @@ ALL = ("add", "sub", "concat", "maximum", "minimum")
 
 @dataclass(frozen=True)
 class Replacement:
-    """graph: new nodes above `leaves` (leaf → node that is there already); results: a node for each root of the match."""
+    """graph: new nodes above `leaves` (leaf → node that is there already); results: a node for each root."""
 
     graph: Graph
     leaves: dict[str, str]
@@ -34,8 +34,8 @@ def replacement(graph: Graph, found: Match, report: Report | None = None) -> Rep
     results = [tensor.node for tensor in made.made(found.rule.replacement)]
     part = found.rule.tree
     if len(results) != len(found.roots):
-        made.fail("E0443", f"the pattern of `{part.name}` makes {len(found.roots)} values, the replacement {len(results)}",
-                  part.replacement.span)
+        made.fail("E0443", f"the pattern of `{part.name}` makes {len(found.roots)} values, the replacement "
+                  f"{len(results)}", part.replacement.span)
     for root, result in zip(found.roots, results):
         if made.graph[result].type != graph[root].type:
             made.fail("E0443", f"the pattern of `{part.name}` makes {graph[root].type}, the replacement "
@@ -67,7 +67,7 @@ def drop_zeros(graph: Graph) -> None:
 
 
 def put(graph: Graph, found: Match, new: Replacement) -> None:
-    """Puts a replacement into the place of its match. Roots keep their names; origins of all that is replaced are united."""
+    """Puts a replacement into the place of its match. Roots keep their names, origins are united."""
     origins = unite(graph[name].origins for name in (*found.nodes, *_own_leaves(graph, found)))
     root_of = {}
     for root, result in zip(found.roots, new.results):
@@ -98,8 +98,8 @@ def put(graph: Graph, found: Match, new: Replacement) -> None:
 
 
 def _join_slices(graph: Graph, roots: Sequence[str]) -> set[str]:
-    """Makes one slice of slices of new slices, so that layers which join one after another are still split once. The new
-    slices that nothing needs any more."""
+    """Makes one slice of slices of new slices, so that layers which join one after another are still split once. The
+    new slices that nothing needs any more."""
     idle = set()
     for root in roots:
         if root not in graph or graph[root].op != "slice":

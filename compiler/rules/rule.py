@@ -63,7 +63,8 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Call:
-    """One node. What is left out, of weights and `given` arguments, may be anything; a weight that is None is not there.
+    """One node. What is left out, of weights and `given` arguments, may be anything; a weight that is None is not
+    there.
 
     layer: the name of its stage; a name that occurs twice stands for layers that are alike in all that is left out.
     """
@@ -139,7 +140,8 @@ class Compiler:
                 failed = True
         if failed:
             raise Failed
-        self.dims = {name.text for p in self.parameters.values() if p.type for dim in p.type.dims for name in _names(dim)}
+        self.dims = {name.text for p in self.parameters.values() if p.type for dim in p.type.dims
+                     for name in names_of(dim)}
         self.dims -= {*self.parameters, *self.unit.scope.names()}
         sides = [side.items if isinstance(side, tree.Tuple) else (side,) for side in (part.pattern, part.replacement)]
         roots = tuple(self.root(item) for item in sides[0])
@@ -150,10 +152,15 @@ class Compiler:
             if parameter.name not in self.bound:
                 self.fail("E0442", f"`{parameter.name}` does not occur in the pattern of `{part.name}`: nothing gives "
                           "it a value", parameter.span, "use it in the pattern, or remove it")
-            for dim in [name for dim in (parameter.type.dims if parameter.type else ()) for name in _names(dim)]:
+            for dim in [name for dim in (parameter.type.dims if parameter.type else ())
+                        for name in names_of(dim)]:
                 if dim.text in self.dims and dim.text not in self.bound:
                     self.fail("E0442", f"nothing gives `{dim.text}` a value", dim.span,
                               "a dim gets its value where it stands alone in the type of a tensor that is always there")
+        for name in names_of(part.condition) if part.condition else ():
+            if name.text in self.parameters and self.parameters[name.text].is_tensor:
+                self.fail("E0422", f"`{name.text}` is a tensor: a condition is about dims and arguments", name.span,
+                          f"its dims get names in its type, `{name.text}: tensor[N, C, H, W]`")
         for expression in (*sides[1], *([part.condition] if part.condition else [])):
             self.names(expression, {*self.parameters, *self.dims}, frozenset())
         return Rule(part.name, self.parameters, roots, tuple(sides[1]), part.condition, part, self.unit)
@@ -165,8 +172,8 @@ class Compiler:
             self.fail("E0202", f"there is a parameter `{part.name}` already", part.span)
         earlier = self.unit.scope.find(part.name)
         if earlier is not None:
-            self.fail("E0202", f"`{part.name}` has a value already", part.span, "choose another name: nothing is shadowed",
-                      [Note(f"`{part.name}` was given", earlier.span)])
+            self.fail("E0202", f"`{part.name}` has a value already", part.span,
+                      "choose another name: nothing is shadowed", [Note(f"`{part.name}` was given", earlier.span)])
         kinds = ["weight", *(kind for kind in KINDS if kind not in ("tensors", "weight"))]
         match part.type:
             case tree.TensorSpec(dtype=dtype):
@@ -244,7 +251,7 @@ class Compiler:
     def scalar(self, part: tree.Expression) -> Scalar:
         if isinstance(part, tree.Name) and part.text in self.parameters:
             if self.parameters[part.text].kind not in ("int", "float"):
-                self.fail("E0423", f"`{part.text}` is {_article(self.parameters[part.text].kind)}, not a number or tensor",
+                self.fail("E0423", f"`{part.text}` is {_article(self.parameters[part.text].kind)}, not a number",
                           part.span)
             self.bound.add(part.text)
         self.names(part, {*self.parameters, *self.dims}, frozenset())
@@ -255,7 +262,8 @@ class Compiler:
         piped = tuple(self.pattern(head) for head in heads)
         for stage in part.stages:
             if stage.repeat is not None:
-                self.fail("E0441", "a pattern has no repetitions", stage.repeat.span, "write the stage as often as needed")
+                self.fail("E0441", "a pattern has no repetitions", stage.repeat.span,
+                          "write the stage as often as needed")
             piped = (self.call(stage.call, piped, stage.name),)
         return piped[0]
 
@@ -264,8 +272,10 @@ class Compiler:
         if layer is not None and self.layers.setdefault(layer, op) is not op:
             self.fail("E0202", f"`{layer}` names a `{self.layers[layer].name}` already", part.span,
                       "one name stands for layers that are alike")
-        if layer is not None and (is_op(layer) or layer in self.unit.blocks):
-            self.fail("E0202", f"`{layer}` is an op or a block", part.span, "choose another name: nothing is shadowed")
+        if layer is not None and (is_op(layer) or layer in self.unit.blocks or layer in self.dims
+                                  or layer in self.parameters or self.unit.scope.find(layer)):
+            self.fail("E0202", f"`{layer}` is the name of something else already", part.span,
+                      "choose another name: nothing is shadowed")
         slots = {arg.name: arg for arg in parameters(op)}
         operands: dict[str, list[Pattern]] = {arg.name: [] for arg in slots.values() if arg.kind in TENSORS}
         given: dict[str, tree.Expression] = {}
@@ -301,7 +311,8 @@ class Compiler:
         if len(callee.parts) == 1 and is_op(callee.text):
             op = REGISTRY[callee.text]
             if op.has("expand_results"):
-                self.fail("E0441", f"`{op.name}` makes several values: a pattern names the `slice`s it becomes", callee.span)
+                self.fail("E0441", f"`{op.name}` makes several values: a pattern names the `slice`s it becomes",
+                          callee.span)
             return op
         if callee.parts[-1] in self.unit.blocks:
             self.fail("E0441", f"`{callee.text}` is a block: a pattern is made of ops", callee.span,
@@ -377,7 +388,7 @@ class Compiler:
             slots = {arg.name: arg.kind for arg in parameters(self.layers[callee.text])}
         elif len(callee.parts) == 1 and is_op(callee.text):
             slots = {arg.name: arg.kind for arg in parameters(REGISTRY[callee.text])}
-        elif callee.text not in ("dims", *INITIALIZERS) and (len(callee.parts) > 1 or callee.text not in self.unit.blocks):
+        elif callee.text not in ("dims", *INITIALIZERS, *self.unit.blocks):
             code, message, span, hint = unknown_callee(self.unit, self.report, callee, self.unit.scope)
             self.fail(code, message, span, did_you_mean(callee.text, self.layers) or hint)
         words = {word for kind in WORDS for word in words_of(kind)} | {
@@ -390,15 +401,22 @@ class Compiler:
             self.names(item.value, known, frozenset(words | (flags if item.name is None else set())))
 
 
-def _names(part: tree.Expression) -> Iterator[tree.Name]:
+def names_of(part: tree.Expression) -> Iterator[tree.Name]:
+    """The names of values in an expression without layers."""
     match part:
         case tree.Name():
             yield part
         case tree.Unary():
-            yield from _names(part.operand)
+            yield from names_of(part.operand)
         case tree.Binary():
-            yield from _names(part.left)
-            yield from _names(part.right)
+            yield from names_of(part.left)
+            yield from names_of(part.right)
+        case tree.Call():
+            for item in part.arguments:
+                yield from names_of(item.value)
+        case tree.List():
+            for item in part.items:
+                yield from names_of(item.value)
 
 
 def _values(count: int) -> str:

@@ -66,6 +66,11 @@ class Terms(Body):
         for item in part.arguments:
             before.pop(item.name, None)
         arguments = [item for item in part.arguments if item not in absent]
+        for name in WEIGHTS.get(target.name, ()):
+            if (target.name, name) not in OPTIONAL and name not in before and not any(
+                    item.name == name for item in arguments):
+                self.fail("E0421", f"`{target.name}` has no `{name}` of its own in a rule", part.span,
+                          f"give it one: `{target.name}(…, {name} = w)`")
         bound = Binder(self, self.signature(target), self.is_tensor).bind(arguments, part.span, piped, before=before)
         place = self.place_of(part, repetition)
         if target.name in WEIGHTS:
@@ -89,7 +94,8 @@ class Terms(Body):
             for name, weight in owned.items():
                 wanted = weight_type(weight, types)
                 if shapes[name] != wanted:
-                    self.fail("E0447", f"`{name}` of `{op.name}` is {shapes[name]}, it needs {wanted}", bound[name].span)
+                    self.fail("E0447", f"`{name}` of `{op.name}` is {shapes[name]}, it needs {wanted}",
+                              bound[name].span)
             result = op.infer(namespace(attrs), *types, *shapes.values())
         except OpError as problem:
             report_op_error(self, op, problem, bound, operands, span)

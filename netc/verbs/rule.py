@@ -10,15 +10,16 @@ import click
 from netc.options import split_place
 
 
-@click.group(epilog="\b\nExamples:\n  netc rule check my_rules.net\n  netc rule check my_rules.net:one_rule --samples 500\n"
-             "  netc rule list specs/rules.net")
+@click.group(epilog="\b\nExamples:\n  netc rule check my_rules.net\n"
+             "  netc rule check my_rules.net:one_rule --samples 500\n  netc rule list specs/rules.net")
 def command() -> None:
     """Test rewrite rules: `rule name(x: tensor) { pattern => replacement }`."""
 
 
 @command.command()
 @click.argument("file")
-@click.option("--samples", default=100, show_default=True, type=click.IntRange(min=1), help="Nets to test each rule on.")
+@click.option("--samples", default=100, show_default=True, type=click.IntRange(min=1),
+              help="Nets to test each rule on.")
 @click.option("--seed", default=1, show_default=True, help="Where the random nets and numbers start.")
 @click.option("--json", "as_json", is_flag=True, help="Print {rules: [{name, samples, error, wrong}], errors: […]}.")
 def check(file: str, samples: int, seed: int, as_json: bool) -> int:
@@ -34,14 +35,14 @@ def check(file: str, samples: int, seed: int, as_json: bool) -> int:
     def show(tested: Tested) -> None:
         done.append(tested)
         if not as_json:
-            verdict = "wrong" if tested.wrong else "right"
-            click.echo(f"{tested.rule.name}: {verdict} on {tested.samples} nets, max relative error {tested.error:.1e}")
+            click.echo(f"{tested.rule.name}: {'wrong' if tested.wrong else 'right'}" + (
+                f" on {tested.samples} nets, max relative error {tested.error:.1e}" if tested.samples else ""))
 
     problems = test(Path(path), [name] if name else (), samples, seed, show)
     errors = [problem for problem in problems if problem.severity == "error"]
     if as_json:
-        click.echo(json.dumps({"rules": [{"name": t.rule.name, "samples": t.samples, "error": t.error, "wrong": t.wrong}
-                                         for t in done], "errors": [problem.as_json() for problem in problems]}, indent=1))
+        rules = [{"name": t.rule.name, "samples": t.samples, "error": t.error, "wrong": t.wrong} for t in done]
+        click.echo(json.dumps({"rules": rules, "errors": [problem.as_json() for problem in problems]}, indent=1))
         return 1 if errors else 0
     for problem in problems:
         click.echo("\n" + problem.render(), err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,26 +20,24 @@ from compiler.ir import DTYPES, Graph
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
+from runtime.format import size
 
 VERSION = "0.1.0"
 
 
 def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), seed: int = 0,
           parameters: Mapping[str, np.ndarray] | None = None, batch: int = 1,
-          off: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, bytes]]:
+          off: Collection[str] = (), memory: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     parameters: values by path; without them, a seeded initialization. batch: the design batch of `run`, what kernels are
-    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. Returns
+    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. memory: the
+    largest arena that a program may take at its design batch, None for any; NetcError E0414 where that cannot be. Returns
     manifest and members for `runtime.format.write` or for running at once.
     """
     backend = choose(target)
-    options = replace(backend.options(batch), off=off)
-    graphs = {name: verify(graph) for name, graph in programs.build(program, names, options).items()}
-    slots = lower.layout(list(graphs.values()))
-    lowering = lower.Lowering(backend.emit, slots)
-    designs = {name: batch if name == "run" else (program.data or {}).get("batch", batch) for name in graphs}
-    entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
+    graphs, lowering, entries = _lower(program, names, backend, replace(backend.options(batch), off=off), memory)
+    slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
     members = backend.members(lowering.module, _layers(entries))
@@ -60,6 +59,29 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
         "data": program.data,
     }
     return manifest, members
+
+
+def _lower(program: Program, names: Sequence[str], backend: Any, options: programs.Options, memory: int | None,
+           scratch: Mapping[str, Any] = MappingProxyType({})) -> tuple[dict[str, Graph], lower.Lowering, dict[str, Any]]:
+    """The programs, all their kernels, and their entries of the manifest. With a budget of memory they are lowered without
+    it first, to know what kernels need for themselves, and again where that is too much."""
+    graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
+    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())))
+    designs = {name: programs.design_batch(program, name, options.batch) for name in graphs}
+    entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
+    taken = {name: size(entry["arena"], dict.fromkeys(entry["symbols"], designs[name])) for name, entry in entries.items()}
+    if memory is None or all(bytes <= memory for bytes in taken.values()):
+        return graphs, lowering, entries
+    if options.memory is not None:
+        raise NetcError("E0414", f"`{max(taken, key=taken.__getitem__)}` needs {max(taken.values()):,} bytes, more than the "
+                        f"{memory:,} allowed", "give a larger --memory-budget")
+    budgeted = replace(options, memory=memory, steps=[])
+    graphs, lowering, entries = _lower(program, names, backend, budgeted, memory, lowering.scratch)
+    for name, step in zip(graphs, [step for step in budgeted.steps if step.name == "recompute"]):
+        if step.taken:
+            entries[name]["recompute"] = {"budget": memory, "without": taken[name], "batch": designs[name],
+                                          "tensors": step.taken - 1, "seconds": -step.rewrites[0].gain}
+    return graphs, lowering, entries
 
 
 def _top(slots: Iterable[lower.Slot]) -> int:

@@ -49,16 +49,17 @@ class Net:
         return input_entries(self.graph)
 
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-              off: Collection[str] = ()):
+              off: Collection[str] = (), memory: int | None = None):
         """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs).
-        off: passes of the optimizer to leave out."""
+        off: passes of the optimizer to leave out. memory: bytes that intermediate tensors may take at the design batch;
+        NetcError E0414 where that is too little."""
         from compiler.artifact import build
         from runtime.format import Artifact
         names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
         names = [n for n in names if n != "run" or self.graph.outputs]
         weights, class_names = read_parameters(params)
         manifest, members = build(self.program, target, names=names, seed=seed, parameters=weights, batch=batch,
-                                  off=off)
+                                  off=off, memory=memory)
         manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
         return Artifact(manifest, members)
 
@@ -79,10 +80,11 @@ class Net:
         return c_entry.write(folder, artifact, memory.read(0, artifact.manifest["parameter_bytes"]))
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-                off: Collection[str] = ()) -> Executable:
-        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization."""
+                off: Collection[str] = (), memory: int | None = None) -> Executable:
+        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization. memory: see
+        `build`."""
         from runtime.execute import Executable
-        return Executable(self.build(mode, target, params, seed, batch, off))
+        return Executable(self.build(mode, target, params, seed, batch, off, memory))
 
 
 def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,

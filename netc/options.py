@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from runtime.errors import NetcError
+from runtime.format import size
 
 SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
                    help="Set a parameter of the net, e.g. --set classes=10. May be repeated.")
+MEMORY = click.option("--memory-budget", "memory", metavar="SIZE", callback=lambda context, option, value: parse_bytes(value),
+                      help="Memory that intermediate tensors may take, e.g. 512MiB: tensors are computed again to fit.")
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 PARAMS = click.option("--params", metavar="FILE", help="Trained weights (.safetensors), as `netc train` writes them.")
 
 
@@ -30,6 +36,27 @@ def parse_settings(pairs: tuple[str, ...]) -> dict[str, str]:
             raise NetcError("E0407", f"`{pair}` sets nothing", "write --set NAME=VALUE")
         out[name.strip()] = value.strip()
     return out
+
+
+def parse_bytes(text: str | None) -> int | None:
+    """`512MiB` → 536870912. Raises NetcError E0415."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    factor = {unit.lower(): factor for unit, factor in UNITS.items()}.get(found[2].lower() or "b") if found else None
+    if found is None or factor is None or float(found[1]) * factor < 1:
+        raise NetcError("E0415", f"`{text}` is not an amount of memory", "write e.g. --memory-budget 512MiB")
+    return int(float(found[1]) * factor)
+
+
+def recompute_text(name: str, entry: Mapping[str, Any]) -> str:
+    """What a program (an entry of the manifest) pays for its memory budget; empty where it pays nothing."""
+    if "recompute" not in entry:
+        return ""
+    paid = entry["recompute"]
+    arena = size(entry["arena"], dict.fromkeys(entry["symbols"], paid["batch"]))
+    return (f"{name} takes {arena / 2**20:,.1f} MiB instead of {paid['without'] / 2**20:,.1f} at batch {paid['batch']}: "
+            f"{paid['tensors']} tensors are computed again, predicted {1e3 * paid['seconds']:.3g} ms\n")
 
 
 def load_net(place: str, settings: tuple[str, ...] = (), **choices: Any):

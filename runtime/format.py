@@ -12,6 +12,8 @@ Manifest, format 1
      arguments [{kind: input|output|parameters|arena, name, dtype, shape}] in call order, followed by the kernel range
      arena     bytes of working memory
      kernels   [{name, ops, layers, macs, flops, bytes, results: [{in, name | offset, dtype, shape, part}]}] in execution order
+     recompute: {budget, without, batch, tensors, seconds}, where --memory-budget had tensors computed again: the arena
+       without it, how many tensors, and the predicted time that takes
      update_from: index of the first kernel that changes parameters
      parameter_bytes: how much of the flat buffer, from its start, the program touches
   train, data: the resolved sections, or null

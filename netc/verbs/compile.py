@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netc.options import PARAMS, SET, load_net, split_place
+from netc.options import MEMORY, PARAMS, SET, load_net, recompute_text, split_place
 
 if TYPE_CHECKING:
     from netc.api import Net
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
+@MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            settings: tuple[str, ...]) -> int:
+            memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from runtime.format import write
     loaded = load_net(net, settings)
@@ -39,14 +40,18 @@ def command(net: str, output: str | None, emit: str, target: str, params: str | 
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")
+        if memory is not None:
+            raise click.UsageError("--emit c takes no --memory-budget")
         return write_c(loaded, output, target, params, seed, batch)
     mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
-    artifact = loaded.build(mode, target, params, seed, batch)
+    artifact = loaded.build(mode, target, params, seed, batch, memory=memory)
     path = Path(output or f"{Path(split_place(net)[0]).stem}.netb")
     write(path, artifact.manifest, artifact.members)
     size = path.stat().st_size
     kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
     click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {artifact.manifest['target']['name']}")
+    for name, entry in artifact.manifest["programs"].items():
+        click.echo(recompute_text(name, entry), nl=False)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netc.options import SET, parse_settings, split_place
+from netc.options import MEMORY, SET, parse_settings, recompute_text, split_place
 
 
 @click.command(epilog="\b\nExamples:\n  netc train specs/digits.net\n  netc train specs/digits.net --resume"
@@ -22,10 +22,11 @@ from netc.options import SET, parse_settings, split_place
               help="Write a checkpoint every so many steps too; by default each minute, and at the end of epochs.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
 @click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to train.")
+@MEMORY
 @click.option("--quiet", "-q", is_flag=True, help="Print only how the run ended.")
 @SET
 def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int | None, checkpoint_every: int | None,
-            threads: int | None, device: str, quiet: bool, settings: tuple[str, ...]) -> int:
+            threads: int | None, device: str, memory: int | None, quiet: bool, settings: tuple[str, ...]) -> int:
     """Train a net (FILE.net, or FILE.net:NAME where a file holds several train sections).
 
     Validates after each epoch, stops when the validation no longer improves (`patience` of the train section), and
@@ -45,7 +46,9 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     loaded = netc.load(path, settings=parse_settings(settings), **({"train": name} if name else {}))
     if loaded.program.train is None:
         _say_which(path)
-    executable = loaded.compile("train", device, seed=(loaded.train_config or {}).get("seed", 0))
+    executable = loaded.compile("train", device, seed=(loaded.train_config or {}).get("seed", 0), memory=memory)
+    if not quiet:
+        click.echo(recompute_text("step", executable.manifest["programs"]["step"]), nl=False)
     config = TrainConfig.from_json(loaded.train_config)
     if epochs:
         config = config.with_run(Duration(epochs, "epochs"))

@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.ops import winograd
 from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
-from compiler.schedule.cpu_tile import Run, Tiling, ranged, register_tile, tiling
+from compiler.schedule.cpu_tile import Run, Tiling, choose, ranged, register_tile, tiling
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -47,35 +47,45 @@ def emit_winograd_weight(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
         return None
     lanes = cpu.lanes if blocked(kernel.layout, cpu, axis=0) and outputs % cpu.lanes == 0 else 1
     g = winograd.matrices(kernel.a.tile)[1]
+    half = _half(kernel, cpu, g, lanes)
 
     def emit(unit: Any, slot: Any) -> None:
         with T.serial(0, i64(inputs)) as c:
-            columns = _vectors(3, 3, lanes)
-            _each(3, 3, lanes, lambda i, j, lane: _put(columns, i, j, lane, w(unit * lanes + lane, c, i, j)))
-            _two_sided(g, columns, lanes, lambda y, x, lane, value: kernel.store(
-                (unit * lanes + lane, c, i64(y), i64(x)), value))
+            _two_sided(g, half, slot, lanes, lambda i, j, lane: w(unit * lanes + lane, c, i64(i), j),
+                       lambda y, x, lane, value: kernel.store((unit * lanes + lane, c, y, i64(x)), value))
 
     return Work(outputs // lanes, outputs // lanes * inputs * TRANSFORM_CYCLES / CYCLES_PER_NS, emit)
 
 
 # --- transforms ------------------------------------------------------------------------------------------------------
 
-Vectors = list[Any]  # of buffers, one a row, each of so many vectors: every one stays under 1 KiB
+
+def _half(kernel: Kernel, cpu: Cpu, matrix: np.ndarray, lanes: int) -> Any:
+    """Scratch for what `_two_sided` has between its sides."""
+    return kernel.scratch(tuple(map(i64, (cpu.llvm.get("num-cores", 1), *matrix.shape, lanes))), "float32")
 
 
-def _vectors(rows: int, columns: int, lanes: int) -> Vectors:
-    return [T.alloc_buffer((columns, lanes), "float32") for _ in range(rows)]
+def _two_sided(matrix: np.ndarray, half: Any, slot: Any, lanes: int, read: Callable[[int, Any, Any], Any],
+               put: Callable[[Any, int, Any, Any], None]) -> None:
+    """put(row, column, lane, value) of matrix * source * matrix^T, elements being vectors; read(row, column, lane) gives
+    the source. Each side is a loop, over columns and then over rows."""
+    rows, columns = matrix.shape
+    with T.serial(0, i64(columns)) as j:
+        _side(matrix, lanes, lambda i, lane: read(i, j, lane),
+              lambda i, lane, value: T.buffer_store(half, value, [slot, i64(i), j, lane]))
+    with T.serial(0, i64(rows)) as i:
+        _side(matrix, lanes, lambda j, lane: half[slot, i, i64(j), lane], lambda x, lane, value: put(i, x, lane, value))
 
 
-def _put(vectors: Vectors, row: int, column: int, lane: Any, value: Any) -> None:
-    T.buffer_store(vectors[row], value, [i64(column), lane])
-
-
-def _each(rows: int, columns: int, lanes: int, emit: Callable[[int, int, Any], None]) -> None:
-    for row in range(rows):
-        for column in range(columns):
-            with T.vectorized(0, i64(lanes)) as lane:
-                emit(row, column, lane)
+def _side(matrix: np.ndarray, lanes: int, read: Callable[[int, Any], Any], put: Callable[[int, Any, Any], None]) -> None:
+    """put(i, lane, value) of matrix * source; every read(k, lane) is made once, before the first put."""
+    source = T.alloc_buffer((matrix.shape[1], lanes), "float32")
+    for k in range(matrix.shape[1]):
+        with T.vectorized(0, i64(lanes)) as lane:
+            T.buffer_store(source, read(k, lane), [i64(k), lane])
+    for i, factors in enumerate(matrix):
+        with T.vectorized(0, i64(lanes)) as lane:
+            put(i, lane, _combination(factors, lambda k: source[i64(k), lane]))
 
 
 def _combination(factors: Sequence[float], values: Callable[[int], Any]) -> Any:
@@ -89,16 +99,6 @@ def _combination(factors: Sequence[float], values: Callable[[int], Any]) -> Any:
         term = value if factor == 1.0 else value * tirx.const(factor, "float32")
         total = term if total is None else total + term
     return total
-
-
-def _two_sided(matrix: np.ndarray, source: Vectors, lanes: int, put: Callable[[int, int, Any, Any], None]) -> None:
-    """put(row, column, lane, value) of matrix * source * matrix^T; all are vectors."""
-    rows, columns = matrix.shape
-    half = _vectors(rows, columns, lanes)
-    _each(rows, columns, lanes, lambda i, j, lane: _put(
-        half, i, j, lane, _combination(matrix[i], lambda k: source[k][i64(j), lane])))
-    _each(rows, rows, lanes, lambda i, j, lane: put(
-        i, j, lane, _combination(matrix[j], lambda k: half[i][i64(k), lane])))
 
 
 # --- convolution -----------------------------------------------------------------------------------------------------
@@ -150,46 +150,45 @@ class _Winograd:
         v, products = (kernel.scratch(tuple(map(i64, (threads, self.e ** 2, _odd_lines(count * most * lanes)))), "float32")
                        for count in (self.blocks, largest))
 
+        inward, outward = (_half(kernel, self.cpu, matrix, lanes) for matrix in winograd.matrices(self.m)[::2])
+
         def emit(unit: Any, slot: Any) -> None:
             rest, part = tirx.floordiv(unit, i64(slices)), tirx.floormod(unit, i64(slices))
             n, block = tirx.floordiv(rest, i64(blocks)), tirx.floormod(rest, i64(blocks))
             first = tirx.floordiv(block * rows, i64(blocks))
             count = tirx.floordiv((block + 1) * rows, i64(blocks)) - first
-            self._transform_input(n, slot, v, most, first, count)
-            for run in tiles.groups:
-                bounds = (None, None) if slices == 1 else tuple(
-                    tirx.floordiv((part + more) * run.count, i64(slices)) for more in (0, 1))
-                with ranged(run, *bounds) as group:
-                    self._products(slot, v, products, most, count * columns, group, run.size, tiles)
-                    self._transform_back(n, slot, products, most, first, count, group, run.size)
+            self._transform_input(n, slot, v, inward, most, first, count)
+            begin, end = (tirx.floordiv((part + more) * tiles.units, i64(slices)) for more in (0, 1))
+            with T.serial(0, end - begin) as turn:
+                group = turn + begin
+                choose(group, tiles.groups, lambda run, at: self._products(
+                    slot, v, products, most, count * columns, at, run.size, tiles))
+                self._transform_back(n, slot, products, outward, most, first, count, *_where(group, tiles))
 
         return Work(kernel.shape[0] * (blocks * slices), ns, emit)
 
-    def _transform_input(self, n: Any, slot: Any, v: Any, most: int, first: Any, count: Any) -> None:
+    def _transform_input(self, n: Any, slot: Any, v: Any, half: Any, most: int, first: Any, count: Any) -> None:
         lanes, columns, e = self.cpu.lanes, self.grid[1], self.e
-        matrix = winograd.matrices(self.m)[0]
         with T.serial(0, i64(self.blocks)) as block, T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
-            source = _vectors(e, e, lanes)
-            _each(e, e, lanes, lambda i, j, lane: _put(
-                source, i, j, lane, self._element(n, block, (first + row, column), (i, j), lane)))
             place = (block * most + row * columns + column) * lanes
-            _two_sided(matrix, source, lanes, lambda y, x, lane, value: T.buffer_store(
-                v, value, [slot, i64(y * e + x), place + lane]))
+            _two_sided(winograd.matrices(self.m)[0], half, slot, lanes,
+                       lambda i, j, lane: self._element(n, block, (first + row, column), (i, j), lane),
+                       lambda y, x, lane, value: T.buffer_store(v, value, [slot, y * e + x, place + lane]))
 
-    def _element(self, n: Any, block: Any, tile: tuple[Any, Any], at: tuple[int, int], lane: Any) -> Any:
+    def _element(self, n: Any, block: Any, tile: tuple[Any, Any], at: tuple[int, Any], lane: Any) -> Any:
         """Element `at` of a tile; 0 where that lies outside of what can be read."""
         x, lanes = self.kernel.operands[0], self.cpu.lanes
         direct = x.buffer is not None and blocked(x.layout, self.cpu)
         halo = x.layout.halo if direct else (0, 0, 0, 0)
         index, conditions = [], []
         for axis in (0, 1):
-            pad = self.kernel.a.pad[axis][0]
+            pad, known = self.kernel.a.pad[axis][0], isinstance(at[axis], int)
             place = tile[axis] * self.m + (at[axis] - pad)
             end = self.source[axis] + halo[axis + 2]
             index.append(place)
-            if at[axis] - pad < -halo[axis]:
+            if (at[axis] if known else 0) - pad < -halo[axis]:
                 conditions.append(place >= i64(-halo[axis]))
-            if (self.grid[axis] - 1) * self.m + at[axis] - pad >= end:
+            if (self.grid[axis] - 1) * self.m + (at[axis] if known else self.e - 1) - pad >= end:
                 conditions.append(place < i64(end))
         value = x.buffer[n, block, *index, lane] if direct else x(n, block * lanes + lane, *index)
         if not conditions:
@@ -236,42 +235,47 @@ class _Winograd:
                 group + b, outer[0] * lanes + p * (16 // lanes) + self.channels, ey, ex, 0])
         return found
 
-    def _transform_back(self, n: Any, slot: Any, products: Any, most: int, first: Any, count: Any, group: Any,
-                        size: int) -> None:
+    def _transform_back(self, n: Any, slot: Any, products: Any, half: Any, most: int, first: Any, count: Any, group: Any,
+                        size: Any) -> None:
+        """The results of `size` output blocks from block `group` on."""
         lanes, columns, e, m = self.cpu.lanes, self.grid[1], self.e, self.m
-        bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
-        matrix = winograd.matrices(m)[2]
-        for j in range(size):
-            def each_tile(store: Callable, j: int = j) -> None:
+        with T.serial(0, size) as j:
+            def each_tile(store: Callable) -> None:
                 with T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
-                    source = _vectors(e, e, lanes)
                     place = (j * most + row * columns + column) * lanes
-                    _each(e, e, lanes, lambda i, k, lane: _put(
-                        source, i, k, lane, products[slot, i64(i * e + k), place + lane]))
-                    result = _vectors(m, m, lanes)
-                    _two_sided(matrix, source, lanes, lambda y, x, lane, value: _put(result, y, x, lane, value))
-                    for y in range(m):
-                        for x in range(m):
-                            self._store(store, n, (group + j) * lanes, ((first + row) * m + y, column * m + x), (y, x),
-                                        lambda lane: result[y][i64(x), lane], bias)
+                    _two_sided(winograd.matrices(m)[2], half, slot, lanes,
+                               lambda i, k, lane: products[slot, i * e + k, place + lane],
+                               lambda y, x, lane, value: self._store(
+                                   store, (n, (group + j) * lanes + lane, (first + row) * m + y, column * m + x), x, value))
 
             self.kernel.each((group + j) * lanes, each_tile)
 
-    def _store(self, store: Callable, n: Any, channel: Any, place: tuple[Any, Any], at: tuple[int, int],
-               value: Callable[[Any], Any], bias: Any) -> None:
-        """One vector of results, unless it is beyond the map."""
-        conditions = [p < i64(size) for p, size, i in zip(place, self.out, at) if size % self.m and i >= size % self.m]
+    def _store(self, store: Callable, index: tuple[Any, Any, Any, Any], x: int, value: Any) -> None:
+        """One result with its bias, unless it is beyond the map; `x` is its column in the tile."""
+        bias = self.kernel.operands[2:]
+        conditions = [p < i64(size) for p, size, reach in zip(index[2:], self.out, (self.m - 1, x))
+                      if size % self.m and reach >= size % self.m]
 
         def emit() -> None:
-            with T.vectorized(0, i64(self.cpu.lanes)) as lane:
-                total = value(lane) + bias(channel + lane) if bias is not None else value(lane)
-                store((n, channel + lane, *place), total)
+            store(index, value + bias[0](index[1]) if bias else value)
 
         if not conditions:
             emit()
             return
         with T.If(tirx.all(*conditions) if len(conditions) > 1 else conditions[0]), T.Then():
             emit()
+
+
+def _where(index: Any, tiles: Tiling) -> tuple[Any, Any]:
+    """First block and size of group number `index`."""
+    *runs, last = tiles.groups
+    before = sum(run.count for run in runs)
+    first, size = last.piece(index - before), i64(last.size)
+    for run in reversed(runs):
+        before -= run.count
+        inside = index < i64(before + run.count)
+        first, size = tirx.Select(inside, run.piece(index - before), first), tirx.Select(inside, i64(run.size), size)
+    return first, size
 
 
 def _odd_lines(elements: int) -> int:

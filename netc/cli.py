@@ -44,10 +44,8 @@ class Verbs(click.Group):
     def resolve_command(self, context: click.Context, args: list[str]):
         verbs = self.list_commands(context)
         if args and args[0] not in verbs:
-            import difflib
-            close = difflib.get_close_matches(args[0], verbs, n=1)
-            hint = f" Did you mean `{close[0]}`?" if close else " `netc --help` lists the verbs."
-            raise click.UsageError(f"There is no verb `{args[0]}`.{hint}")
+            from netc.usage import UnknownVerb
+            raise UnknownVerb(args[0], verbs, context)
         return super().resolve_command(context, args)
 
 
@@ -72,8 +70,12 @@ def main() -> None:
         sys.exit(cli.main(prog_name="netc", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as problem:
+    except click.exceptions.NoArgsIsHelpError as problem:
         problem.show()
+        sys.exit(problem.exit_code)
+    except click.UsageError as problem:
+        from netc.usage import coded as coded_usage
+        click.echo(str(coded_usage(problem)), err=True)
         sys.exit(problem.exit_code)
     except BrokenPipeError:
         sys.stderr.close()

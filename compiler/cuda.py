@@ -66,6 +66,12 @@ def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = 
     return CudaModule(_object(host_mod, host_target), source, binaries, functions)
 
 
+def source(mod: IRModule) -> str:
+    """The CUDA C of all kernels of such a module. Needs neither a GPU nor a CUDA compiler."""
+    device = Target({"kind": "cuda", "arch": "sm_80"})
+    return _source(_split(mod, device, Target({"kind": "llvm", "mcpu": "x86-64"}))[1], device)
+
+
 def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRModule]:
     """TVM's own lowering (`tirx.build`) up to code generation: host functions and device kernels."""
     # A private function with a device target of its own is a kernel: calls to it from the host become launches.

@@ -6,10 +6,20 @@ netc.Layout = class {
   constructor(measure) {
     this.measure = measure;   // (text, bold) → width
     this.cache = new Map();   // what a block is made of → where its parts are
+    this.whole = new Map();   // stage and open blocks → all of it
   }
 
   // stage, open: Set of block paths. Returns {things: Map id → box, edges: [...], width, height}.
   of(stage, open) {
+    const key = stage.number + "\n" + [...open].sort().join("\n");
+    if (!this.whole.has(key)) {
+      if (this.whole.size > 200) this.whole.clear();
+      this.whole.set(key, this.make(stage, open));
+    }
+    return this.whole.get(key);
+  }
+
+  make(stage, open) {
     const root = { id: "", items: new Map(), edges: new Map(), ins: new Set(), outs: new Set() };
     const containers = new Map([["", root]]);
     const chain = home => { const paths = []; for (let p = home; p; p = stage.blocks[p]) paths.unshift(p); return paths; };
@@ -80,8 +90,9 @@ netc.Layout = class {
     if (item.node) {
       const small = netc.isSmall(item.node);
       const text = Math.max(this.measure(netc.title(item.node), true), this.measure(netc.subtitle(item.node), false));
-      return small ? { w: Math.max(64, this.measure(netc.title(item.node), true) + 26), h: 24 }
-        : { w: Math.max(96, Math.min(230, text + 28)), h: 42 };
+      const even = width => 8 * Math.ceil(width / 8);  // so that more blocks are alike
+      return small ? { w: Math.max(64, even(this.measure(netc.title(item.node), true) + 26)), h: 24 }
+        : { w: Math.max(96, Math.min(232, even(text + 28))), h: 42 };
     }
     const label = netc.blockLabel(item.path, stage.blocks[item.path]);
     return { w: Math.max(148, Math.min(240, this.measure(label, true) + 46)), h: 58 };
@@ -90,45 +101,18 @@ netc.Layout = class {
   // Positions of a container's items and ports and bends of its edges, relative to its top left corner.
   arrange(container) {
     const items = [...container.items.values()], edges = [...container.edges.values()];
-    const key = JSON.stringify([container.id, items.map(i => [i.id, i.w, i.h]), edges.map(e => e.key)]);
-    if (this.cache.has(key)) return this.cache.get(key);
-    const g = new dagre.graphlib.Graph();
-    g.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 26, marginx: 0, marginy: 0,
-                 ranker: items.length > 400 ? "longest-path" : "network-simplex" });
-    g.setDefaultEdgeLabel(() => ({}));
-    for (const item of items) g.setNode(item.id, { width: item.w, height: item.h });
-    for (const id of container.ins) g.setNode("in:" + id, { width: 6, height: 1 });
-    for (const id of container.outs) g.setNode("out:" + id, { width: 6, height: 1 });
-    for (const e of edges) g.setEdge(e.from, e.to, { weight: e.from.startsWith("in:") || e.to.startsWith("out:") ? 1 : 2 });
-    if (container.ins.size > 1 || container.ins.size && items.some(i => !g.inEdges(i.id).length)) {
-      g.setNode("top", { width: 0, height: 0 });
-      for (const id of container.ins) g.setEdge("top", "in:" + id, { weight: 20 });
-      for (const item of items) if (!g.inEdges(item.id).length) g.setEdge("top", item.id, { weight: 0, minlen: 2 });
-    }
-    if (container.outs.size) {
-      g.setNode("bottom", { width: 0, height: 0 });
-      for (const id of container.outs) g.setEdge("out:" + id, "bottom", { weight: 20 });
-      for (const item of items) if (!g.outEdges(item.id).length) g.setEdge(item.id, "bottom", { weight: 0, minlen: 2 });
-    }
-    dagre.layout(g);
-    let left = Infinity, top = Infinity, right = -Infinity, bottom = -Infinity;
-    for (const item of items) {
-      const n = g.node(item.id);
-      left = Math.min(left, n.x - item.w / 2); right = Math.max(right, n.x + item.w / 2);
-      top = Math.min(top, n.y - item.h / 2); bottom = Math.max(bottom, n.y + item.h / 2);
-    }
-    const bends = new Map(edges.map(e => [e.key, g.edge(e.from, e.to).points]));
-    for (const points of bends.values()) for (const p of points.slice(1, -1)) { left = Math.min(left, p.x - 6); right = Math.max(right, p.x + 6); }
-    const pad = container.id ? { x: 14, top: 40, bottom: 22 } : { x: 24, top: 24, bottom: 24 };
-    const dx = pad.x - left, dy = pad.top - top;
-    const placed = { w: right - left + 2 * pad.x, h: bottom - top + pad.top + pad.bottom, at: new Map(), ports: new Map(), bends: new Map() };
-    if (container.id) placed.w = Math.max(placed.w, 110);
-    for (const item of items) { const n = g.node(item.id); placed.at.set(item.id, [n.x + dx - item.w / 2, n.y + dy - item.h / 2]); }
-    for (const id of container.ins) placed.ports.set("in:" + id, [g.node("in:" + id).x + dx, 0]);
-    for (const id of container.outs) placed.ports.set("out:" + id, [g.node("out:" + id).x + dx, placed.h]);
-    for (const [edge, points] of bends) placed.bends.set(edge, points.slice(1, -1).map(p => [p.x + dx, p.y + dy]));
-    this.cache.set(key, placed);
-    return placed;
+    const ins = [...container.ins], outs = [...container.outs], name = new Map();  // blocks that look alike are laid out once
+    items.forEach((item, i) => name.set(item.id, "i" + i));
+    ins.forEach((id, i) => name.set("in:" + id, "p" + i));
+    outs.forEach((id, i) => name.set("out:" + id, "q" + i));
+    const shape = { nested: !!container.id, sizes: items.map(i => [i.w, i.h]), ins: ins.length, outs: outs.length,
+                    edges: [...new Set(edges.map(e => name.get(e.from) + " " + name.get(e.to)))] };
+    const key = JSON.stringify(shape);
+    if (!this.cache.has(key)) this.cache.set(key, netc.arrange(shape));
+    const { w, h, at, bends } = this.cache.get(key), where = id => at.get(name.get(id));
+    return { w, h, at: new Map(items.map(i => [i.id, where(i.id)])),
+             ports: new Map([...ins.map(id => "in:" + id), ...outs.map(id => "out:" + id)].map(id => [id, where(id)])),
+             bends: new Map(edges.map(e => [e.key, bends.get(name.get(e.from) + " " + name.get(e.to))])) };
   }
 
   // Absolute boxes and edges of a container whose corner is at x, y.
@@ -162,6 +146,43 @@ netc.Layout = class {
     const port = box.opened && boxes.get(containers.get(box.path)).ports.get(`${side}:${edge.port}`);
     return [box.x + (port ? port[0] : box.w / 2), border];
   }
+};
+
+// Lays out items i0, i1, … with ports p0, … at the top and q0, … at the bottom: their corners, and the bends of edges.
+netc.arrange = ({ nested, sizes, ins, outs, edges }) => {
+  const g = new dagre.graphlib.Graph(), items = sizes.map((_, i) => "i" + i), pairs = edges.map(e => e.split(" "));
+  g.setGraph({ rankdir: "TB", nodesep: 18, ranksep: 26, marginx: 0, marginy: 0,
+               ranker: items.length > 400 ? "longest-path" : "network-simplex" });
+  g.setDefaultEdgeLabel(() => ({}));
+  sizes.forEach(([width, height], i) => g.setNode("i" + i, { width, height }));
+  for (let i = 0; i < ins; i++) g.setNode("p" + i, { width: 6, height: 1 });
+  for (let i = 0; i < outs; i++) g.setNode("q" + i, { width: 6, height: 1 });
+  for (const [from, to] of pairs) g.setEdge(from, to, { weight: from[0] === "i" && to[0] === "i" ? 2 : 1 });
+  const first = items.filter(id => !g.inEdges(id).length), last = items.filter(id => !g.outEdges(id).length);
+  if (ins > 1 || ins && first.length) {   // ports lie at the border
+    g.setNode("top", { width: 0, height: 0 });
+    for (let i = 0; i < ins; i++) g.setEdge("top", "p" + i, { weight: 20 });
+    for (const id of first) g.setEdge("top", id, { weight: 0, minlen: 2 });
+  }
+  if (outs) {
+    g.setNode("bottom", { width: 0, height: 0 });
+    for (let i = 0; i < outs; i++) g.setEdge("q" + i, "bottom", { weight: 20 });
+    for (const id of last) g.setEdge(id, "bottom", { weight: 0, minlen: 2 });
+  }
+  dagre.layout(g);
+  const bends = new Map(pairs.map(([from, to]) => [`${from} ${to}`, g.edge(from, to).points.slice(1, -1)]));
+  const boxes = items.map(id => g.node(id)), turns = [...bends.values()].flat();
+  const left = Math.min(...boxes.map(n => n.x - n.width / 2), ...turns.map(p => p.x - 6));
+  const right = Math.max(...boxes.map(n => n.x + n.width / 2), ...turns.map(p => p.x + 6));
+  const top = Math.min(...boxes.map(n => n.y - n.height / 2)), bottom = Math.max(...boxes.map(n => n.y + n.height / 2));
+  const pad = nested ? { x: 14, top: 40, bottom: 22 } : { x: 24, top: 24, bottom: 24 };
+  const w = Math.max(right - left + 2 * pad.x, nested ? 110 : 0), h = bottom - top + pad.top + pad.bottom;
+  const dx = (w - right + left) / 2 - left, dy = pad.top - top, at = new Map();
+  boxes.forEach((n, i) => at.set("i" + i, [n.x + dx - n.width / 2, n.y + dy - n.height / 2]));
+  for (let i = 0; i < ins; i++) at.set("p" + i, [g.node("p" + i).x + dx, 0]);
+  for (let i = 0; i < outs; i++) at.set("q" + i, [g.node("q" + i).x + dx, h]);
+  for (const [edge, points] of bends) bends.set(edge, points.map(p => [p.x + dx, p.y + dy]));
+  return { w, h, at, bends };
 };
 
 netc.isSmall = node => node.small;

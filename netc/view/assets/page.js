@@ -17,11 +17,13 @@ netc.Page = class {
     this.graph.onclick = (thing, x, y) => this.click(thing, x, y);
     this.graph.ontoggle = path => this.toggle(path);
     this.graph.covered = () => {   // what the panel hides of the graph where there is no room beside it
-      const panel = this.panel.root.getBoundingClientRect(), canvas = this.graph.canvas.getBoundingClientRect();
-      return this.chosen ? Math.max(0, canvas.right - (canvas.right >= panel.right - 1 ? panel.left : canvas.right)) : 0;
+      const { root } = this.panel;
+      return this.chosen && getComputedStyle(root).position === "absolute" ? Math.min(root.offsetWidth, innerWidth * 0.6) : 0;
     };
     this.key();
     this.go(0);
+    this.totals();
+    this.describe();
     netc.unpack("code").then(code => { this.code = code; if (this.chosen?.name) this.describe(); });
   }
 
@@ -90,8 +92,7 @@ netc.Page = class {
     }
     if (this.chosen?.path && !this.stage.members.has(this.chosen.path)) this.chosen = null;
     this.redraw(undefined, from);
-    this.totals();
-    this.describe();
+    this.soon ??= requestAnimationFrame(() => setTimeout(() => { this.soon = null; this.totals(); this.describe(); }));
   }
 
   redraw(anchor, from = this.stage) {
@@ -106,6 +107,22 @@ netc.Page = class {
     this.graph.show(layout, this.stage, origin, anchor);
     this.shown = layout;
     this.mark();
+    this.prepare();
+  }
+
+  // Layouts of the other stages, the nearest first, while nothing else is to be done.
+  prepare() {
+    const later = window.requestIdleCallback || (run => setTimeout(run, 60)), wave = this.wave = {};
+    const near = this.model.stages.map((_, i) => i).sort((a, b) => Math.abs(a - this.at) - Math.abs(b - this.at));
+    const next = () => {
+      if (this.wave !== wave) return;
+      this.waiting = near.length > 0;
+      if (!this.waiting) return;
+      this.layout.of(this.model.stages[near.shift()], this.open);
+      later(next);
+    };
+    this.waiting = true;
+    later(next);
   }
 
   // --- choosing -----------------------------------------------------------------------------------------------------

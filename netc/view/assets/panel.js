@@ -17,7 +17,7 @@ netc.Panel = class {
 
   show(...parts) {
     this.root.replaceChildren(...parts.flat(Infinity).filter(part => part));
-    this.root.scrollTop = 0;
+    if (this.root.scrollTop) this.root.scrollTop = 0;
   }
 
   link(name, text = name) { return netc.element("a", { onclick: () => this.page.select(name) }, text); }
@@ -41,7 +41,7 @@ netc.Panel = class {
     for (const [name, word] of stage.changes) changes[word].push(name);
     const says = { added: "new", changed: "changed", moved: "in another kernel or place", gone: "gone" };
     const lists = Object.entries(changes).filter(([, names]) => names.length).map(([word, names]) =>
-      this.more(names.map(name => e("li", { class: "mono" }, e("span", { class: word }, "● "), word === "gone" ? name : this.link(name))),
+      this.more(names, name => e("li", {}, e("span", { class: word }, "● "), word === "gone" ? name : this.link(name)),
         `${names.length} ${says[word]}`, word));
     this.show(e("h2", {}, stage.name), stage.doc ? e("p", {}, stage.doc) : null, e("p", {}, words),
       lists.length ? [this.heading("What changed"), lists] : null,
@@ -62,21 +62,20 @@ netc.Panel = class {
 
   rewrites(list) {
     const e = netc.element;
-    return this.more(list.map(r => e("li", {}, r.what,
+    return this.more(list, r => e("li", {}, r.what,
       r.gain ? e("small", {}, ` ${r.gain > 0 ? "saves" : "costs"} ${netc.time(1e6 * Math.abs(r.gain))}`) : null,
       r.why ? e("small", {}, ` — ${r.why}`) : null,
       r.layers.length ? e("div", {}, r.layers.slice(0, 6).map((layer, i) => [i ? ", " : "", this.layer(layer)]),
-        r.layers.length > 6 ? e("small", {}, ` and ${r.layers.length - 6} more`) : null) : null)));
+        r.layers.length > 6 ? e("small", {}, ` and ${r.layers.length - 6} more`) : null) : null));
   }
 
   layer(layer) { return netc.element("a", { onclick: () => this.page.selectLayer(layer) }, netc.element("small", {}, layer)); }
 
-  more(items, title, word) {   // long lists are folded
-    const e = netc.element, shown = title ? 0 : 8;
-    const list = e("ul", {}, items.slice(0, shown));
-    if (items.length <= shown) return list;
-    return [list.childNodes.length ? list : null, e("details", {}, e("summary", { class: word || "" }, title || `${items.length - shown} more`),
-      e("ul", {}, items.slice(shown)))];
+  more(list, made, title, word) {   // long lists are folded, and made when they are opened
+    const e = netc.element, shown = title ? 0 : 8, first = list.slice(0, shown), rest = list.slice(shown);
+    const inner = e("ul", {}), fill = () => { if (!inner.childNodes.length) inner.append(...rest.map(made)); };
+    return [first.length ? e("ul", {}, first.map(made)) : null, rest.length ? e("details", { ontoggle: fill },
+      e("summary", { class: word || "" }, title || `${rest.length} more`), inner) : null];
   }
 
   // --- a node -------------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
+from compiler import flat
+from compiler.autodiff import differentiate
+from compiler.build import Builder
 from compiler.elaborate.report import Failed, Report
 from compiler.ir import Graph, Node
 from compiler.passes.base import Context, Rewrite, layers
@@ -35,6 +38,7 @@ class Run:
     observe: Callable[[Rule], None] | None = None
     done: list[Rewrite] = field(default_factory=list)
     refused: dict[tuple[str, frozenset[str]], Rewrite] = field(default_factory=dict)
+    fixed: dict[str, bool] = field(default_factory=dict)
     gains: dict[Hashable, tuple[float, Saved]] = field(default_factory=dict)
 
     @property
@@ -57,7 +61,7 @@ class Run:
 
     def at(self, rule: Rule, name: str) -> bool:
         """Whether a rule was applied at a node."""
-        for found in matches(rule, self.graph, name):
+        for found in matches(rule, self.graph, name, self.fixed):
             rewrite = self.consider(found)
             if not rewrite.taken:
                 self.refused[rule.name, frozenset(found.nodes)] = rewrite
@@ -94,7 +98,7 @@ class Run:
 
     def gain(self, found: Match, new: Replacement) -> tuple[float, Saved]:
         """Predicted seconds saved, and FLOPs and ops, looking at the match with the kernels around it."""
-        before = region(self.graph, found)
+        before = region(self.graph, found, self.context.training)
         key = (found.rule.name, found.nodes.index(found.roots[0]), _shape(before), _shape(new.graph))
         if key not in self.gains:
             after = before.copy()
@@ -104,22 +108,43 @@ class Run:
         return self.gains[key]
 
     def price(self, graph: Graph) -> tuple[float, int, int]:
-        """Predicted seconds of a region's kernels, their FLOPs, and its ops. What depends on parameters alone is free,
-        but for training, where it is computed in each step."""
+        """Predicted seconds of a region's kernels, their FLOPs, and its ops; in training with the backward pass. What
+        depends on parameters alone is free, but for training, where it is computed in each step."""
         graph = graph.copy().prune()
         ops = sum(bool(node.inputs) for node in graph.nodes())
-        graph = expand(graph)
-        fixed: set[str] = set()
+        graph = expand(differentiated(graph) if self.context.training else graph)
+        free: set[str] = set()
         for node in graph.sorted() if self.context.packed and not self.context.training else ():
-            if node.op in ("parameter", "constant") or node.inputs and fixed.issuperset(node.inputs):
-                fixed.add(node.name)
+            if node.op in ("parameter", "constant") or node.inputs and free.issuperset(node.inputs):
+                free.add(node.name)
         graph = with_kernels(graph)
-        kernels = [group for launch in graph.kernels for group in launch.groups if group.anchor not in fixed]
+        kernels = [group for launch in graph.kernels for group in launch.groups
+                   if group.anchor not in free and not _side_by_side(graph, graph[group.anchor])]
         return self.context.seconds(graph, [graph[kernel.anchor] for kernel in kernels]), \
             sum(work(graph, kernel.nodes).at(self.context.batch)[0] for kernel in kernels), ops
 
 
-def region(graph: Graph, found: Match) -> Graph:
+def differentiated(graph: Graph) -> Graph:
+    """A region with the gradients that training wants, for the sum of its results as loss."""
+    graph = graph.copy()
+    b = Builder(graph)
+    for key, name in graph.outputs.items():
+        value = b.value(name)
+        if value.type.is_float:
+            graph.losses[key] = b.op("sum", value, axes=tuple(range(value.type.rank)), keepdims=False).name
+    joint, gradients = differentiate(graph)
+    joint.losses, joint.gradients = {}, dict(gradients)
+    return joint
+
+
+def _side_by_side(graph: Graph, node: Node) -> bool:
+    """Whether a node is a weight whose parts lie side by side in memory, so that nobody computes it."""
+    parts = [graph[i] for i in node.inputs]
+    return node.op == "concat" and flat.of_parameters(graph, node) and not any("stand_in" in p.attrs for p in parts) \
+        and flat.side_by_side([part.type for part in parts])
+
+
+def region(graph: Graph, found: Match, training: bool) -> Graph:
     """The nodes of a match, what makes their operands, and who reads their results, as a graph of their own."""
     tensors = {node for node in found.tensors.values() if isinstance(node, str)}
     weights = {found.tensors[name] for name, p in found.rule.parameters.items() if p.kind == "weight"
@@ -133,23 +158,24 @@ def region(graph: Graph, found: Match) -> Graph:
         node = graph[name]
         for source in dict.fromkeys(node.inputs):
             if source not in part:
-                part.add(_leaf(graph[source], source in weights))
+                part.add(_leaf(graph[source], source in weights, training))
         part.add(node)
         if name in results or name not in found.nodes and (
                 name in readers or any(user not in inside for user in graph.nx.successors(name))):
             part.outputs[name] = name
     for name in tensors - set(part.nx):
-        part.add(_leaf(graph[name], name in weights))
+        part.add(_leaf(graph[name], name in weights, training))
     for root in found.roots:
         if not part.nx.out_degree(root):
             part.outputs[root] = root
     return part
 
 
-def _leaf(node: Node, weight: bool) -> Node:
+def _leaf(node: Node, weight: bool, training: bool) -> Node:
     if node.op in ("parameter", "constant", "input"):
         return node
-    return replace(node, op="parameter" if weight else "input", inputs=(), attrs={} if weight else {"role": "input"})
+    leaf = "parameter" if weight or training and node.type.is_float else "input"
+    return replace(node, op=leaf, inputs=(), attrs={"role": "input"} if leaf == "input" else {"stand_in": True})
 
 
 def _shape(graph: Graph) -> Hashable:

@@ -47,6 +47,7 @@ class Match:
     values: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, str] = field(default_factory=dict)
     calls: tuple[tuple[Call, str], ...] = ()
+    known: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
     def type(self, graph: Graph, name: str) -> TensorType:
         """The type of a tensor parameter."""
@@ -58,14 +59,16 @@ class Match:
         return TensorType("f32", np.shape(self.tensors[name]))
 
 
-def matches(rule: Rule, graph: Graph, root: str) -> Iterator[Match]:
-    """The matches of a rule whose first result is the node `root`."""
-    return (found for found in structural(rule, graph, root) if _holds(graph, found))
+def matches(rule: Rule, graph: Graph, root: str, known: dict[str, bool] | None = None) -> Iterator[Match]:
+    """The matches of a rule whose first result is the node `root`. known: which nodes are weights, as far as it was asked;
+    it grows."""
+    return (found for found in structural(rule, graph, root, known) if _holds(graph, found))
 
 
-def structural(rule: Rule, graph: Graph, root: str) -> Iterator[Match]:
+def structural(rule: Rule, graph: Graph, root: str, known: dict[str, bool] | None = None) -> Iterator[Match]:
     """What would match but for computed arguments and dims, and the condition."""
-    return (found for found in _roots(rule, graph, root, rule.roots, Match(rule)) if _contained(graph, found))
+    start = Match(rule, known={} if known is None else known)
+    return (found for found in _roots(rule, graph, root, rule.roots, start) if _contained(graph, found))
 
 
 def _roots(rule: Rule, graph: Graph, root: str, patterns: Sequence[Call], sofar: Match) -> Iterator[Match]:
@@ -198,9 +201,17 @@ def _bind_tensor(graph: Graph, name: str, node: str, sofar: Match) -> Match | No
     values = dict(sofar.values)
     if not _fits(graph[node].type, sofar.rule, name, values):
         return None
-    if sofar.rule.parameters[name].kind == "weight" and not fixed(graph, node):
+    if sofar.rule.parameters[name].kind == "weight" and not _weight(graph, node, sofar.known):
         return None
     return replace(sofar, tensors={**sofar.tensors, name: node}, values=values)
+
+
+def _weight(graph: Graph, name: str, known: dict[str, bool]) -> bool:
+    """Whether parameters and constants alone determine a node."""
+    if name not in known:
+        parts = graph[name].inputs
+        known[name] = all(known[i] for i in parts) if parts and all(i in known for i in parts) else fixed(graph, name)
+    return known[name]
 
 
 def _bind_zero(part: Pattern, none: Zero, sofar: Match) -> Match | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import networkx as nx
 import numpy as np
 
 from compiler.elaborate.report import Report
-from compiler.ir import DTYPES, Graph, unite
+from compiler.ir import DTYPES, Graph, Node, unite
 from compiler.rules.match import Match, bind_tensors, scope
 
 # Whose result is 0 where one of the operands is, where the first is, and where all are.
@@ -83,6 +82,8 @@ def put(graph: Graph, found: Match, new: Replacement) -> None:
             taken.append((names[node.name], replace(node, inputs=inputs)))
         else:
             names[node.name] = graph.fresh(f"{found.roots[0]}/{node.name.removeprefix('new/')}")
+            if node.op == "concat":
+                inputs = tuple(part for i in inputs for part in _parts(graph, node, i))
             graph.add(replace(node, name=names[node.name], inputs=inputs, origins=origins))
     for root, node in taken:
         graph.update(root, op=node.op, inputs=node.inputs, attrs=node.attrs, origins=origins)
@@ -91,10 +92,18 @@ def put(graph: Graph, found: Match, new: Replacement) -> None:
             kept = graph[names[result]]
             graph.update(kept.name, origins=kept.origins | origins)
             graph.replace_uses(root, kept.name)
-    slices = _join_slices(graph, found.roots)
-    for name in [*_order(graph, found)][::-1]:
-        if not graph.nx.out_degree(name) and (name not in root_of.values() or name in slices):
+    idle = {*found.nodes, *new.leaves.values()} - set(root_of.values()) | _join_slices(graph, found.roots)
+    while idle:
+        name = idle.pop()
+        if name in graph and not graph.nx.out_degree(name) and graph[name].inputs and name not in graph.results():
+            idle |= set(graph[name].inputs)
             graph.remove(name)
+
+
+def _parts(graph: Graph, concat: Node, operand: str) -> tuple[str, ...]:
+    """The operands of an operand that is such a concat itself."""
+    inner = graph[operand]
+    return inner.inputs if inner.op == "concat" and inner.attrs == concat.attrs else (operand,)
 
 
 def _join_slices(graph: Graph, roots: Sequence[str]) -> set[str]:
@@ -121,5 +130,3 @@ def _own_leaves(graph: Graph, found: Match) -> list[str]:
     return [i for i in sources if all(user in found.nodes for user in graph.nx.successors(i))]
 
 
-def _order(graph: Graph, found: Match) -> list[str]:
-    return list(nx.topological_sort(graph.nx.subgraph(found.nodes)))

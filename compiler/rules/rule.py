@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from compiler.elaborate.arguments import TENSORS
 from compiler.elaborate.body import unknown_callee
 from compiler.elaborate.expressions import WORDS, words_of
-from compiler.elaborate.files import Unit, is_op
+from compiler.elaborate.files import Unit, alias, is_op
 from compiler.elaborate.report import Failed, Report
 from compiler.initialize import INITIALIZERS
 from compiler.ir import DTYPES
@@ -381,6 +381,9 @@ class Compiler:
                 self.names(left, known, frozenset())
                 self.names(right, known, frozenset())
 
+    def imported(self, callee: tree.Name) -> bool:
+        return len(callee.parts) > 1 and callee.parts[1] in alias(self.unit, self.report, callee).blocks
+
     def arguments(self, part: tree.Call, known: set[str]) -> None:
         callee = part.callee
         slots: dict[str, str] | None = None
@@ -388,7 +391,7 @@ class Compiler:
             slots = {arg.name: arg.kind for arg in parameters(self.layers[callee.text])}
         elif len(callee.parts) == 1 and is_op(callee.text):
             slots = {arg.name: arg.kind for arg in parameters(REGISTRY[callee.text])}
-        elif callee.text not in ("dims", *INITIALIZERS, *self.unit.blocks):
+        elif callee.text not in ("dims", *INITIALIZERS, *self.unit.blocks) and not self.imported(callee):
             code, message, span, hint = unknown_callee(self.unit, self.report, callee, self.unit.scope)
             self.fail(code, message, span, did_you_mean(callee.text, self.layers) or hint)
         words = {word for kind in WORDS for word in words_of(kind)} | {

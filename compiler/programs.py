@@ -53,13 +53,13 @@ def build(program: Program, names: Collection[str], options: Options = Options()
     """The named programs ready for lowering, and `prepare` if they have one: where nothing trains, what depends on
     parameters alone moves there. scratch: for each program, as in Options."""
     packed = "step" not in names
-    batches = {name: design_batch(program, name, options.batch) for name in [*names, "prepare"]}
+    batches = {name: design_batch(program, name, options.batch) for name in names}
     graphs = {name: of(program, name, replace(options, batch=batches[name]) if name == "step" else options, packed)
               for name in names}
-    if packed and (prepare := hoist(graphs)):
-        graphs["prepare"] = prepare
-    return {name: kernels(graph, replace(options, batch=batches[name], scratch=scratch.get(name, {})), name == "step", packed)
-            for name, graph in graphs.items()}
+    prepare = hoist(graphs) if packed else None
+    ready = {name: kernels(graph, replace(options, batch=batches[name], scratch=scratch.get(name, {})), name == "step", packed)
+             for name, graph in graphs.items()}
+    return ready | ({"prepare": kernels(prepare, replace(options, steps=[]))} if prepare else {})
 
 
 def design_batch(program: Program, name: str, batch: int) -> int:

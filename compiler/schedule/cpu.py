@@ -8,12 +8,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_blocked import emit_blocked_conv
+from compiler.schedule.cpu_blocked_pool import emit_blocked_pool
+from compiler.schedule.cpu_channel_sum import emit_channel_sum
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad
 from compiler.schedule.cpu_loops import PARALLEL_NS, i64, loops
 from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_grad
+from compiler.schedule.cpu_pool_grad import emit_max_pool_grad
 from compiler.schedule.cpu_softmax import emit_softmax
 from compiler.schedule.cpu_winograd import emit_winograd_conv, emit_winograd_weight
 from compiler.schedule.kernel import Kernel, Work
@@ -22,16 +25,17 @@ from compiler.target import Cpu
 # Tried in order. A template returns Work, whose pieces share one parallel region with others; True, having emitted all of
 # it; or False or None, having emitted nothing, where it does not apply.
 TEMPLATES: dict[str, tuple[Callable[[Kernel, Cpu, int], Work | bool | None], ...]] = {
-    "avg_pool": (emit_pool,),
+    "avg_pool": (emit_blocked_pool, emit_pool),
     "avg_pool_grad": (emit_pool_grad,),
+    "channel_sum": (emit_channel_sum,),
     "concat": (emit_concat,),
     "conv": (emit_blocked_conv, emit_conv),
     "conv_input_grad": (emit_conv_input_grad,),
     "conv_weight_grad": (emit_conv_weight_grad,),
     "log_softmax": (emit_softmax,),
     "matmul": (emit_matmul,),
-    "max_pool": (emit_pool,),
-    "max_pool_grad": (emit_pool_grad,),
+    "max_pool": (emit_blocked_pool, emit_pool),
+    "max_pool_grad": (emit_max_pool_grad, emit_pool_grad),
     "max_pool_index": (emit_pool,),
     "softmax": (emit_softmax,),
     "winograd_conv": (emit_winograd_conv,),

@@ -29,19 +29,22 @@ def merge_sibling_convs(graph: Graph, context: Context) -> list[Rewrite]:
     """Makes one convolution of those that read one input alike; each branch goes on with its slice of the channels."""
     considered: list[Rewrite] = []
     rank = {node.name: i for i, node in enumerate(graph.sorted())}
+    learning = set(rank) if not context.training or not graph.losses else \
+        set().union(*(nx.ancestors(graph.nx, loss) for loss in graph.losses.values()))
     for x in reversed(rank):  # a value is looked at before what makes it, so that it still has its name
         readers = [u for u in graph.users(x) if u.op == "conv" and u.inputs.index(x) == 0]
         if len(readers) > 1:
-            considered = _consider(graph, sorted(readers, key=lambda u: rank[u.name]), context) + considered
+            considered = _consider(graph, sorted(readers, key=lambda u: rank[u.name]), context, learning) + considered
     return considered
 
 
-def _consider(graph: Graph, convs: list[Node], context: Context) -> list[Rewrite]:
-    """What to do with the convolutions that read one value."""
+def _consider(graph: Graph, convs: list[Node], context: Context, learning: set[str]) -> list[Rewrite]:
+    """What to do with the convolutions that read one value. learning: the nodes that training may change weights for."""
     considered: list[Rewrite] = []
     alike: dict[Hashable, list[Node]] = {}
     for conv in convs:
-        if why := _unfit(graph, conv):
+        why = _unfit(graph, conv) if conv.name in learning else "no loss depends on it: its weights are not trained"
+        if why:
             considered.append(Rewrite("conv stays apart from its siblings", layers(conv), taken=False, why=why))
         else:
             alike.setdefault(tuple(sorted(conv.attrs.items())), []).append(conv)

@@ -272,6 +272,19 @@ def test_the_gain_is_that_of_the_whole_net():
     assert taken.gain == pytest.approx(total[0] - total[1], rel=1e-9)
 
 
+def test_what_no_loss_depends_on_is_not_trained():
+    """A gradient of zeros is not the same as none: weight decay would change the weight."""
+    net = Net()
+    ends = [net(f"c{i}", "conv", net.x, ch=2) for i in range(3)]
+    loss = net("loss", "mean", net("square", "square", net("sum", "add", *ends[:2])))
+    before = net.result(*ends)
+    before.losses["loss"] = loss.name
+    after, rewrites = merge(before, LEARNING)
+    assert ops(after).count("conv") == 2 and "c2.weight" in after["c2"].inputs
+    assert "no loss" in next(r.why for r in rewrites if not r.taken)
+    assert ops(merge(before)[0]).count("conv") == 1
+
+
 def test_the_backward_pass_is_priced_too():
     net = Net(64, 64, 64)
     stem = net("stem", "conv", net.x, ch=64)

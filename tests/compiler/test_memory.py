@@ -1,12 +1,23 @@
 """The arena: no two tensors that live together share a byte, at any batch, and it is hardly larger than what lives together."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from compiler.dims import evaluate, symbol
-from compiler.memory import ALIGNMENT, Lifetime, max_live, plan
+import netc
+from compiler import programs
+from compiler.backend import CpuBackend
+from compiler.describe import describe
+from compiler.dims import as_json, evaluate, symbol
+from compiler.lifetimes import storages
+from compiler.memory import ALIGNMENT, Lifetime, Plan, max_live, plan
+from runtime.format import size
+from tests.compiler.nets import nets
+from tests.compiler.replay import lowered, planned, replay
 
 N, T = symbol("N"), symbol("T")
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, 40).map(lambda k: N * k), st.integers(1, 9).map(lambda k: N * T * k),
@@ -72,3 +83,66 @@ def test_equal_lives_give_equal_plans():
 
 def test_an_empty_program_needs_no_memory():
     assert plan([]).size == 0 and max_live([], {}) == 0
+
+
+# --- whole programs ------------------------------------------------------------------------------------------------------
+
+SPECS = Path(__file__).parent.parent.parent / "specs"
+SGD = {"optimizer": {"name": "sgd", "args": {"momentum": 0.9, "weight_decay": 5e-4}}}
+LARGE = {"googlenet": {"aux": True}, "inception_v3": {"side": 96}, "mobilenet": {"side": 32}, "resnet": {"depth": 18, "side": 32},
+         "squeezenet": {"side": 64}}
+TRAINED = ("googlenet", "squeezenet", "resnet")  # the steps of the others take long to differentiate, and are alike
+
+
+def programs_of(name, training=True, **settings):
+    """`run`, `prepare` and, if it is to be trained, `step` of a shipped net, with kernels."""
+    net = netc.load(SPECS / f"{name}.net", settings=settings)
+    options = CpuBackend("cpu").options(1)
+    graphs = programs.build(net.program, ["run"], options)
+    if training and net.graph.losses:
+        graphs["step"] = programs.kernels(programs.step(net.graph, net.train_config or SGD, options), options, training=True)
+    return graphs
+
+
+@pytest.mark.parametrize("name", ["digits", "lenet", "logistic", "mlp", "traffic_sign"])
+def test_lowered_programs_overwrite_nothing_that_is_read(name):
+    for graph in programs_of(name).values():
+        replay(lowered(graph), 1, 3)
+
+
+@pytest.mark.parametrize("name", sorted(LARGE))
+def test_plans_of_large_nets_overwrite_nothing_that_is_read(name):
+    for graph in programs_of(name, name in TRAINED, **LARGE[name]).values():
+        replay(planned(graph), 2)
+
+
+@given(nets())
+@settings(max_examples=15, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
+def test_plans_of_random_nets_overwrite_nothing_that_is_read(net):
+    run = programs.kernels(programs.run(net.graph))
+    step = programs.kernels(programs.step(net.graph, SGD), training=True)
+    for graph in (run, step):
+        replay(planned(graph), 1, 3)
+
+
+def test_a_wrong_plan_is_found():
+    """The replay is a test: any two tensors of a plan that live together, put into one place, are found."""
+    right = planned(programs_of("digits")["step"])
+    lives = {life.name: life for life in right.lives}
+    one, other = next((a, b) for a in lives.values() for b in lives.values() if a.first < b.first < a.last)
+    wrong = Plan({**right.plan.offsets, other.name: right.plan.offsets[one.name]}, right.plan.size * 2)
+    storage = storages(right.graph)
+    results = [describe(right.graph, "", launch, storage, wrong)["results"] for launch in right.graph.kernels]
+    with pytest.raises(AssertionError, match="is gone before|is overwritten by|shares memory"):
+        replay(replace(right, results=results, plan=wrong, arena=as_json(wrong.size)), 2)
+
+
+def test_the_arena_of_googlenet_is_near_what_lives_together():
+    """As lowered, what kernels need for themselves included."""
+    for name, graph in programs_of("googlenet").items():
+        program = lowered(graph)
+        for batch in (1, 16, 32):
+            env = {"N": batch}
+            if program.lives:
+                assert size(program.arena, env) <= 1.1 * max_live(program.lives, env), f"{name} at batch {batch}"

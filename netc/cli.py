@@ -14,6 +14,7 @@ VERBS = {  # verb: the line `netc --help` shows; the order is that of a day's wo
     "show": "Show a net: a line a layer, totals, the graph IR.",
     "opt": "Optimize a net's graph and show what each pass did.",
     "rule": "Test rewrite rules on random nets.",
+    "diff": "Compare two nets, or a net before and after passes.",
     "ops": "List the ops of the language, or explain one.",
     "explain": "Explain an error code.",
     "train": "Train a net.",

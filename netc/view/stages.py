@@ -40,6 +40,11 @@ class Stage:
     lowered: Graph
     step: Step | None = None
 
+    @property
+    def layers(self) -> bool:
+        """Whether the graph is one of the user's layers, not of primitives."""
+        return _kind(self.name) == 0
+
 
 @dataclass(frozen=True)
 class History:

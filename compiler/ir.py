@@ -130,6 +130,16 @@ class Graph:
         """The nodes of a leaf op: "input", "parameter" or "constant"."""
         return [node for node in self.nodes() if node.op == op]
 
+    def needed(self, names: Iterable[str]) -> set[str]:
+        """`names` and every node they depend on."""
+        found = set(names)
+        waiting = list(found)
+        while waiting:
+            fresh = self.nx.pred[waiting.pop()].keys() - found
+            found |= fresh
+            waiting += fresh
+        return found
+
     def results(self) -> list[str]:
         """The nodes this graph exists for."""
         return [*self.outputs.values(), *self.losses.values(), *self.metrics.values(), *self.updates.values()]
@@ -198,9 +208,7 @@ class Graph:
 
     def prune(self, keep: Callable[[Node], bool] = lambda node: False) -> Graph:
         """Drops, in place, nodes no result depends on, except those that `keep` names; returns self."""
-        wanted = set(self.results()) | {node.name for node in self.nodes() if keep(node)}
-        for name in list(wanted):
-            wanted |= nx.ancestors(self.nx, name)
+        wanted = self.needed([*self.results(), *(node.name for node in self.nodes() if keep(node))])
         self.nx.remove_nodes_from([name for name in self.nx if name not in wanted])
         return self
 

@@ -87,6 +87,4 @@ def _compare(graph: Graph, before: Graph) -> None:
 
 
 def _origins(graph: Graph) -> set[Origin]:
-    needed = set(graph.results())
-    needed |= set().union(*(nx.ancestors(graph.nx, n) for n in needed)) if needed else set()
-    return {o for n in needed for o in graph[n].origins}
+    return {o for name in graph.needed(graph.results()) for o in graph[name].origins}

@@ -29,8 +29,7 @@ def merge_sibling_convs(graph: Graph, context: Context) -> list[Rewrite]:
     """Makes one convolution of those that read one input alike; each branch goes on with its slice of the channels."""
     considered: list[Rewrite] = []
     rank = {node.name: i for i, node in enumerate(graph.sorted())}
-    learning = set(rank) if not context.training or not graph.losses else \
-        set().union(*(nx.ancestors(graph.nx, loss) for loss in graph.losses.values()))
+    learning = graph.needed(graph.losses.values()) if context.training and graph.losses else set(rank)
     for x in reversed(rank):  # a value is looked at before what makes it, so that it still has its name
         readers = [u for u in graph.users(x) if u.op == "conv" and u.inputs.index(x) == 0]
         if len(readers) > 1:

@@ -89,12 +89,16 @@ class Call:
         self._begin, self._end = self._values[count - 2], self._values[count - 1]
         self._result = _Value()
         self._driver, self._tensors, self._call = driver, tensors, _interface().TVMFFIFunctionCall
-        self._arguments = driver.handle, ctypes.addressof(self._values), count, ctypes.addressof(self._result)
+        self._placed: Sequence[int] | None = None
+        self._arguments = (ctypes.c_void_p(driver.handle), ctypes.c_void_p(ctypes.addressof(self._values)),
+                           ctypes.c_int32(count), ctypes.c_void_p(ctypes.addressof(self._result)))
 
     def __call__(self, addresses: Sequence[int], begin: int, end: int) -> None:
         """Runs kernels [begin, end) with the first tensors at `addresses`. One thread at a time. Raises NetcError E0650."""
-        for tensor, address in zip(self._tensors, addresses):
-            tensor.data = address
+        if addresses is not self._placed:
+            for tensor, address in zip(self._tensors, addresses):
+                tensor.data = address
+            self._placed = addresses
         self._begin.value, self._end.value = begin, end
         if self._call(*self._arguments):
             _checked(-1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compiler.ir import TensorType
+from compiler.ir import Node, TensorType
 from compiler.passes import fold_batch_norm  # noqa: F401  (declares the pass)
 from compiler.passes.base import PASSES
 from compiler.passes.expand import expand
@@ -36,6 +36,76 @@ def test_behind_a_convolution(bias, groups):
     assert rewrites[0].layers == ("v0", "v1") and rewrites[0].gain > 0
     conv = graph["v1"]
     assert conv.op == "conv" and len(conv.inputs) == 3 and {o.layer for o in conv.origins} == {"v0", "v1"}
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("bias", [False, True])
+def test_behind_a_depthwise_convolution(bias, multiplier):
+    """What MobileNet is made of."""
+    n, x = net((4, 7, 6))
+    y = n.call("conv", x, ch=4 * multiplier, k=3, stride=2, pad=1, groups=4, bias=bias)
+    y = n.call("relu6", n.call("batch_norm", y))
+    graph, rewrites = apply("fold_batch_norm", outputs(n, y))
+    assert ops(graph) == ["conv", "relu6"] and graph["v1"].attrs["groups"] == 4
+    assert taken(rewrites) == [("conv · batch_norm -> conv", True)]
+
+
+def test_before_a_depthwise_convolution():
+    n, x = net((4, 7, 6))
+    y = n.call("conv", n.call("batch_norm", n.call("relu", x)), ch=8, k=3, groups=4)
+    graph, _ = apply("fold_batch_norm", outputs(n, y))
+    assert ops(graph) == ["relu", "conv"]
+
+
+FORMS = {
+    "scale": ("scale", {"by": 0.75}, False),
+    "scale and offset": ("scale", {"by": 0.75, "offset": 0.25}, True),
+    "normalize": ("normalize", {"mean": MEAN, "std": STD}, True),
+    "normalize without mean": ("normalize", {"mean": [0, 0, 0], "std": STD}, False),
+    "batch norm": ("batch_norm", {}, True),
+}
+LAYERS = {
+    "1x1": {"k": 1}, "3x3": {"k": 3}, "3x3 padded": {"k": 3, "pad": "same"}, "strided, padded at one end":
+    {"k": 2, "stride": 2, "pad": ((0, 1), (0, 0))}, "depthwise": {"k": 3, "groups": 3},
+    "depthwise padded": {"k": 3, "groups": 3, "pad": 1}, "dilated": {"k": 2, "dilation": 2},
+}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_before_every_layer(form, layer, bias):
+    """A shift does not fold into a convolution that pads with zeros: the border would be wrong, and the pass says so."""
+    op, given_, shifts = FORMS[form]
+    n, x = net((3, 6, 5))
+    y = n.call("conv", n.call(op, x, **given_), ch=3, bias=bias, **LAYERS[layer])
+    graph, (rewrite,) = apply("fold_batch_norm", outputs(n, y))
+    refused = shifts and "pad" in LAYERS[layer]
+    assert ops(graph) == ([op, "conv"] if refused else ["conv"])
+    assert rewrite.taken != refused and ("border" in rewrite.why) == refused and rewrite.layers == ("v0", "v1")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_behind_every_layer(form, layer, bias):
+    op, given_, _ = FORMS[form]
+    n, x = net((3, 6, 5))
+    y = n.call(op, n.call("conv", x, ch=3, bias=bias, **LAYERS[layer]), **given_)
+    graph, (rewrite,) = apply("fold_batch_norm", outputs(n, y))
+    assert ops(graph) == ["conv"] and rewrite.taken and rewrite.layers == ("v0", "v1")
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_bias_of_ones_own(shift):
+    """What a user writes as arithmetic: a learned factor and a learned bias."""
+    n, x = net((3, 6, 5))
+    b = n.builder
+    b.graph.add(Node("own", "parameter", (), TensorType("f32", (6, 1, 1)),
+                     {"trainable": True, "init": ("uniform", 0.5), "fans": (1, 1)}))
+    y = n.call("conv", x, ch=6, k=3, pad=1, bias=False)
+    y = n.call("add" if shift else "mul", y, b.value("own"))
+    assert ops(apply("fold_batch_norm", outputs(n, y))[0]) == ["conv"]
 
 
 def test_behind_a_dense_layer():

@@ -196,6 +196,12 @@ class Graph:
             taken, free = (middle, free) if f"{name}.{middle}" in self.nx else (taken, middle)
         return f"{name}.{free}"
 
+    def take(self, other: Graph) -> None:
+        """Becomes, in place, what `other` is."""
+        name = self.name
+        self.__dict__.update(other.copy().__dict__)
+        self.name = name
+
     def copy(self) -> Graph:
         """A graph that can be changed without changing this one (nodes are immutable and shared)."""
         other = Graph(self.name)

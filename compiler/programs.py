@@ -17,6 +17,7 @@ from compiler.passes.expand import expand
 from compiler.passes.pipeline import KERNELS, LAYERS, PRIMITIVES, Step, optimize
 from compiler.passes.select_mode import select_mode
 from compiler.prepare import hoist
+from compiler.tally import tally
 from runtime.errors import NetcError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class Options:
     """How programs are optimized. machine: a key of cost.MACHINES. block: channels that the target's schedules like together.
     exact: nothing that rounds differently. memory, scratch: the largest arena allowed, and what is known of what kernels need
-    for themselves (`base.Context`). off, only: see `pipeline.optimize`."""
+    for themselves (`base.Context`). search: seconds to look for an order of rewrites in. off, only: see `pipeline.optimize`."""
 
     machine: str = "cpu"
     batch: int = 1
@@ -38,6 +39,7 @@ class Options:
     check: bool = False
     memory: int | None = None
     scratch: Mapping[str, Dim] = field(default_factory=dict)
+    search: float = 0.0
     steps: list[Step] = field(default_factory=list, compare=False)  # what the passes did, in order
 
     def context(self, training: bool, packed: bool = True) -> Context:
@@ -45,7 +47,7 @@ class Options:
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
                        self.block, machine.staged, machine.together, machine.cache, machine.launch,
                        lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact, self.memory,
-                       self.scratch)
+                       self.scratch, self.search, lambda graph: predicted(graph, self))
 
 
 def build(program: Program, names: Collection[str], options: Options = Options(),
@@ -118,6 +120,14 @@ def _inference(graph: Graph, options: Options, packed: bool) -> Graph:
     native = MACHINES[options.machine].native
     graph = expand(_passes(graph, LAYERS, options, packed=packed), lambda node: not native(node))
     return _passes(graph, PRIMITIVES, options, packed=packed)
+
+
+def predicted(graph: Graph, options: Options) -> float:
+    """Predicted seconds of a graph of layers for inference, lowered as the passes would have it (without the search)."""
+    options = replace(options, search=0.0, check=False, steps=[])
+    graphs = {"run": _inference(graph.copy(), options, packed=True)}
+    hoist(graphs)
+    return tally(kernels(graphs["run"], options), MACHINES[options.machine], options.batch)["predicted_ms"] / 1e3
 
 
 def _passes(graph: Graph, names: list[str], options: Options, training: bool = False, packed: bool = True) -> Graph:

@@ -20,7 +20,8 @@ class Context:
     together; staged: the pairs (producer, reader) of ops that they can run band by band in one kernel; together: whether
     kernels that do not need each other can share a call; cache: bytes of the cache a band should stay in; exact: whether
     algorithms that round differently are ruled out. memory: the largest arena that is allowed, None for any; scratch: bytes
-    that a kernel needs for itself, by the name of its last node, as far as they are known.
+    that a kernel needs for itself, by the name of its last node, as far as they are known. search: seconds to look for an
+    order of rewrites in; predict(graph): predicted seconds of a graph of layers as it would be lowered.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
@@ -37,6 +38,8 @@ class Context:
     exact: bool = False
     memory: int | None = None
     scratch: Mapping[str, Dim] = field(default_factory=dict)
+    search: float = 0.0
+    predict: Callable[[Graph], float] = lambda graph: 0.0
 
 
 @dataclass(frozen=True)

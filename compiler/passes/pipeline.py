@@ -26,13 +26,14 @@ from compiler.passes import (  # noqa: F401  (each declares its pass)
     merge_sibling_convs,
     move_pooling,
     recompute,
+    search,
 )
 from compiler.passes.base import PASSES, Context, Rewrite
 from compiler.verify import verify
 from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
-LAYERS = ["fold_batch_norm", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
+LAYERS = ["fold_batch_norm", "search", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
 PRIMITIVES = ["concat_gradients", "clean", "choose_layout", "choose_algorithm"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",

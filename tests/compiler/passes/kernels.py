@@ -27,12 +27,13 @@ def source(folder: Path, body: str, shape: str = "16, 12, 12") -> netc.Net:
     return netc.load(path)
 
 
-def planned(net: netc.Net, machine: str = "cpu", off: tuple[str, ...] = (), **changes) -> tuple[Graph, dict]:
+def planned(net: netc.Net, machine: str = "cpu", off: tuple[str, ...] = (), search: float = 0.0,
+            **changes) -> tuple[Graph, dict]:
     """The program `run` with its kernels, and what each pass considered. changes: to the row of the machine."""
     old = MACHINES[machine]
     MACHINES[machine] = replace(old, **changes)
     try:
-        options = programs.Options(machine, 1, BLOCK if machine == "cpu" else 1, off=off, check=True)
+        options = programs.Options(machine, 1, BLOCK if machine == "cpu" else 1, off=off, search=search, check=True)
         graph = programs.build(net.program, ["run"], options)["run"]
     finally:
         MACHINES[machine] = old

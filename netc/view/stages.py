@@ -99,14 +99,10 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
 
 def of_net(loaded: Any, program: str, options: programs.Options) -> History:
     """Runs all passes on a loaded net. Raises what `programs.of` raises."""
-    graph = programs.of(loaded.program, program, options, packed=program != "step")
-    training = program == "step"
-    if not training:
-        hoist({"program": graph})
-    programs.kernels(graph, options, training, packed=not training)
+    programs.build(loaded.program, [program], options)
     source = select_mode(loaded.graph, MODES[program])
     train = loaded.train_config if program == "step" else None
-    return History(loaded.program.net, program, options, source, train, _stages(source, 0, SOURCE, options.steps, train))
+    return History(loaded.program.net, program, options, source, train, _stages(source, 0, SOURCE, options, train))
 
 
 def of_dump(path: Path, options: programs.Options) -> History:
@@ -117,7 +113,7 @@ def of_dump(path: Path, options: programs.Options) -> History:
     first = path.with_name(f"00-{SOURCE}.txt")
     source = _read(first)[0] if first.exists() else None
     _go_on(graph, after, rest, options, train)
-    stages = _stages(graph, len(pipeline.PIPELINE) - len(rest), after, options.steps, train)
+    stages = _stages(graph, len(pipeline.PIPELINE) - len(rest), after, options, train)
     return History(graph.name, head["program"], options, source, train, stages)
 
 
@@ -131,7 +127,7 @@ def _go_on(graph: Graph, after: str, rest: Sequence[str], options: programs.Opti
         return graph
 
     if after == SOURCE or after in pipeline.LAYERS:
-        graph = _primitives(run(graph, pipeline.LAYERS), train)
+        graph = _primitives(run(graph, pipeline.LAYERS), options, train)
     if after not in pipeline.KERNELS:
         graph = run(graph, pipeline.PRIMITIVES)
         if not training:
@@ -139,21 +135,22 @@ def _go_on(graph: Graph, after: str, rest: Sequence[str], options: programs.Opti
     run(graph, pipeline.KERNELS)
 
 
-def _primitives(graph: Graph, train: dict[str, Any] | None) -> Graph:
-    return programs.join(graph, train) if train else expand(graph)
+def _primitives(graph: Graph, options: programs.Options, train: dict[str, Any] | None) -> Graph:
+    native = MACHINES[options.machine].native
+    return programs.join(graph, train) if train else expand(graph, lambda node: not native(node))
 
 
-def _stages(first: Graph, number: int, name: str, steps: Sequence[Step], train: dict[str, Any] | None) -> list[Stage]:
+def _stages(first: Graph, number: int, name: str, options: programs.Options, train: dict[str, Any] | None) -> list[Stage]:
     def lowered(graph: Graph, name: str) -> Graph:
         if name in pipeline.KERNELS:
             return graph
-        graph = _primitives(graph, train) if name == SOURCE or name in pipeline.LAYERS else graph.copy()
+        graph = _primitives(graph, options, train) if name == SOURCE or name in pipeline.LAYERS else graph.copy()
         if not train:
             hoist({"program": graph})
         return graph
 
     stages = [Stage(number, name, first, lowered(first, name))]
-    for at, step in enumerate(steps, number + 1):
+    for at, step in enumerate(options.steps, number + 1):
         same = not step.taken and not step.skipped and _kind(step.name) == _kind(stages[-1].name)
         stages.append(Stage(at, step.name, step.graph, stages[-1].lowered if same else lowered(step.graph, step.name), step))
     return stages

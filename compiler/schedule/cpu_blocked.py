@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
-from compiler.schedule.cpu_tile import Run, Tiling, choose, cut, ranged, reduction, register_tile, tiling
+from compiler.schedule.cpu_tile import Run, Tiling, bound, choose, cut, parts, ranged, reduction, register_tile, tiling
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -199,14 +199,14 @@ class Direct:
             with ranged(row, *bounds(row)) as y:
                 for column in columns:
                     with loops([column.count]) as (turn,):
-                        self.tile(n, first, size, (y, column.piece(turn)), (row.size, column.size), read, put, index)
+                        self.tile(n, first, size, (y, bound(column.piece(turn))), (row.size, column.size), read, put, index)
 
     def each_group(self, tiles: Tiling, emit: Callable[[tuple[int, Any]], None]) -> None:
         """emit((size, first block)) for all groups of output blocks, one after the other."""
         with loops([self.groups]) as (group,):
             for run in tiles.groups:
                 with loops([run.count]) as (turn,):
-                    emit((run.size, run.piece(turn) + group * self.blocks))
+                    emit((run.size, bound(run.piece(turn) + group * self.blocks)))
 
 
 # --- a blocked input -------------------------------------------------------------------------------------------------
@@ -220,15 +220,12 @@ def _in_place(conv: Direct, batch: int) -> Work:
     tiles = conv.tiling(height, width)
     chunks = _chunks(conv, tiles, batch)
     ns = batch * conv.groups * tiles.cycles / CYCLES_PER_NS
-    per_chunk = conv.groups * tiles.units
 
     def index(y: Any, x_: Any) -> tuple[Any, Any]:
         return (tirx.floordiv(y, i64(view.out[1])), tirx.floormod(y, i64(view.out[1]))) if flat else (y, x_)
 
     def emit(unit: Any, slot: Any) -> None:
-        rest, turn = tirx.floordiv(unit, i64(per_chunk)), tirx.floormod(unit, i64(per_chunk))
-        n, chunk = tirx.floordiv(rest, i64(chunks)), tirx.floormod(rest, i64(chunks))
-        group, turn = tirx.floordiv(turn, i64(tiles.units)), tirx.floormod(turn, i64(tiles.units))
+        n, chunk, group, turn = parts(unit, chunks, conv.groups, tiles.units)
 
         def read(block: Any, lane: Any, y: Any, x_: Any) -> Any:
             return x.buffer[n, block, i64(0), y, lane] if flat else x.buffer[n, block, y, x_, lane]
@@ -239,10 +236,10 @@ def _in_place(conv: Direct, batch: int) -> Work:
             return (tirx.floordiv(chunk * run.count, i64(chunks)), tirx.floordiv((chunk + 1) * run.count, i64(chunks)))
 
         choose(turn, tiles.groups, lambda run, first: conv.rows(
-            n, (run.size, first + group * conv.blocks), tiles.rows[run.size], bounds, tiles.columns[run.size], read,
+            n, (run.size, bound(first + group * conv.blocks)), tiles.rows[run.size], bounds, tiles.columns[run.size], read,
             conv.put, index))
 
-    return Work(kernel.shape[0] * (chunks * per_chunk), ns, emit)
+    return Work(kernel.shape[0] * (chunks * conv.groups * tiles.units), ns, emit)
 
 
 def _chunks(conv: Direct, tiles: Tiling, batch: int) -> int:
@@ -308,7 +305,7 @@ class Band:
         view = self.conv.window
         zero = tirx.const(0.0, "float32")
         with T.serial(0, i64(self.rows)) as row:
-            y = row + self.first
+            y = bound(row + self.first)
 
             def inside() -> None:
                 self._each(y, -view.pad[1], view.pad[1], block, channel, lambda x, lane: zero)
@@ -352,10 +349,10 @@ def banded(conv: Direct, batch: int, fill: Callable[[Any, Any, Band], None], blo
     ns = batch * conv.groups * tiles.cycles * view.out[0] / CYCLES_PER_NS
 
     def emit(unit: Any, slot: Any) -> None:
-        n, number = tirx.floordiv(unit, i64(bands)), tirx.floormod(unit, i64(bands))
-        y0 = tirx.floordiv(number * view.out[0], i64(bands))
-        count = tirx.floordiv((number + 1) * view.out[0], i64(bands)) - y0
-        band = Band(conv, buffer, slot, y0 * view.stride[0] - view.pad[0], view.span(count))
+        n, number = parts(unit, bands)
+        y0 = bound(tirx.floordiv(number * view.out[0], i64(bands)))
+        count = bound(tirx.floordiv((number + 1) * view.out[0], i64(bands)) - y0)
+        band = Band(conv, buffer, slot, bound(y0 * view.stride[0] - view.pad[0]), view.span(count))
         fill(n, slot, band)
         conv.each_group(tiles, lambda group: conv.rows(
             n, group, (Run(1, y0, count),), lambda run: (None, None), tiles.columns[group[0]], band.read, conv.put))
@@ -390,7 +387,7 @@ class Depthwise:
         buffer = conv.kernel.operands[0].buffer
 
         def emit(unit: Any, slot: Any) -> None:
-            n, block = tirx.floordiv(unit, i64(blocks)), tirx.floormod(unit, i64(blocks))
+            n, block = parts(unit, blocks)
             self.rows(n, block, Run(1, 0, view.out[0]), lambda y, x, lane: buffer[n, block, y, x, lane], conv.put)
 
         return Work(conv.kernel.shape[0] * blocks, batch * conv.macs / conv.cpu.lanes / CYCLES_PER_NS, emit)
@@ -401,7 +398,7 @@ class Depthwise:
         with ranged(rows, None, None) as y:
             for column in cut(view.out[1], min(8, cpu.registers - 2)):
                 with loops([column.count]) as (turn,):
-                    self.tile(n, block, y, column.piece(turn), column.size, read, put)
+                    self.tile(n, block, y, bound(column.piece(turn)), column.size, read, put)
 
     def tile(self, n: Any, block: Any, y: Any, x: Any, m: int, read: Callable[[Any, Any, Any], Any], put: Put) -> None:
         view, lanes, (_, w, *bias) = self.conv.window, self.conv.cpu.lanes, self.conv.kernel.operands

@@ -18,7 +18,7 @@ from compiler import scalar
 from compiler.ops.pool import divisor
 from compiler.schedule.cpu_blocked import CYCLES_PER_NS, Put, Window, blocked, window
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
-from compiler.schedule.cpu_tile import cut, reduction
+from compiler.schedule.cpu_tile import bound, cut, parts, reduction
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -39,10 +39,9 @@ def emit_blocked_pool(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     chunks = min(height, ceildiv(2 * threads, batch * blocks)) if threads > 1 and ns > PARALLEL_NS else 1
 
     def emit(unit: Any, slot: Any) -> None:
-        rest, chunk = tirx.floordiv(unit, i64(chunks)), tirx.floormod(unit, i64(chunks))
-        n, block = tirx.floordiv(rest, i64(blocks)), tirx.floormod(rest, i64(blocks))
-        first = tirx.floordiv(chunk * height, i64(chunks))
-        count = tirx.floordiv((chunk + 1) * height, i64(chunks)) - first
+        n, block, chunk = parts(unit, blocks, chunks)
+        first = bound(tirx.floordiv(chunk * height, i64(chunks)))
+        count = bound(tirx.floordiv((chunk + 1) * height, i64(chunks)) - first)
 
         def read(y: Any, x_: Any, lane: Any) -> Any:
             if x.buffer is not None and blocked(x.layout, cpu):
@@ -88,20 +87,20 @@ class Pooling:
         source, none in its padding; put(block, emit) as a convolution's."""
         view = self.window
         with loops([count]) as (row,):
-            y = first + row
-            up, down = self._taps(y, 0)
+            y = bound(first + row)
+            up, down = map(bound, self._taps(y, 0))
             left = min(view.out[1], ceildiv(view.pad[1], view.stride[1]))
             whole = (view.source[1] + view.pad[1] - (view.kernel[1] - 1) * view.dilation[1] - 1) // view.stride[1] + 1
             right = max(left, min(view.out[1], whole))
             for start, end in ((0, left), (right, view.out[1])):
                 if end > start:
                     with T.serial(0, i64(end - start)) as turn:
-                        x = turn + start
+                        x = bound(turn + start)
                         self._windows(n, block, y, x, 1, (up, down), self._taps(x, 1), read, put)
             if right > left:
                 for run in cut(right - left, TOGETHER):
                     with loops([run.count]) as (turn,):
-                        self._windows(n, block, y, run.piece(turn) + left, run.size, (up, down), (0, view.kernel[1]), read, put)
+                        self._windows(n, block, y, bound(run.piece(turn) + left), run.size, (up, down), (0, view.kernel[1]), read, put)
 
     def _taps(self, at: Any, axis: int) -> tuple[Any, Any]:
         """The first tap of window number `at` along an axis that is inside the source, and the end of those."""

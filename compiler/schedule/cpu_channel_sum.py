@@ -13,6 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
 from compiler.schedule.cpu_loops import ceildiv, i64, static
+from compiler.schedule.cpu_tile import bound, parts
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -34,12 +35,12 @@ def emit_channel_sum(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     spread = kernel.scratch(tuple(map(i64, (cpu.llvm.get("num-cores", 1), most, length))), "float32")
 
     def emit(unit: Any, slot: Any) -> None:
-        n, y = tirx.floordiv(unit, i64(height)), tirx.floormod(unit, i64(height))
+        n, y = parts(unit, height)
         with T.serial(0, i64(most)) as at, T.serial(0, i64(before // lanes)) as block, T.vectorized(0, i64(lanes)) as lane:
             for start in (0, before + channels):
                 T.buffer_store(spread, tirx.const(0.0, "float32"), [slot, at, start + block * lanes + lane])
         with T.serial(0, i64(ceildiv(width, most))) as turn:
-            x0 = turn * most
+            x0 = bound(turn * most)
             count = tirx.Min(i64(most), width - x0)
             with T.serial(0, i64(channels // lanes)) as block, T.serial(0, count) as at:
                 with T.vectorized(0, i64(lanes)) as lane:

@@ -15,7 +15,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_loops import ceildiv, i64, loops
+from compiler.schedule.cpu_loops import ceildiv, i64, loops, static, unflatten
 from compiler.target import Cpu
 
 LATENCY = 4        # cycles of an FMA; two start in each
@@ -108,11 +108,21 @@ def ranged(run: Run, low: Any, high: Any) -> Iterator[Any]:
     begins. The run's first index is subtracted by the caller. low and high None: all of them."""
     if low is None:
         with loops([run.count]) as (index,):
-            yield run.piece(index)
+            yield bound(run.piece(index))
         return
-    low = tirx.Max(low, i64(0))
+    low = bound(tirx.Max(low, i64(0)))
     with T.serial(0, tirx.Max(tirx.Min(high, i64(run.count)) - low, i64(0))) as index:
-        yield run.piece(index + low)
+        yield bound(run.piece(index + low))
+
+
+def bound(value: Any) -> Any:
+    """A variable of that value: what is written many times over is worked out, and simplified, once."""
+    return value if static(value) is not None else T.bind(value)
+
+
+def parts(unit: Any, *sizes: Any) -> list[Any]:
+    """The index along each axis of a row-major one; the first axis may be of any size."""
+    return [bound(index) for index in unflatten(bound(unit), [None, *sizes])]
 
 
 def choose(index: Any, runs: Sequence[Run], emit: Callable[[Run, Any], None]) -> None:
@@ -120,10 +130,10 @@ def choose(index: Any, runs: Sequence[Run], emit: Callable[[Run, Any], None]) ->
     before = 0
     for run in runs:
         if len(runs) == 1:
-            emit(run, run.piece(index))
+            emit(run, bound(run.piece(index)))
         else:
             with T.If(tirx.all(index >= i64(before), index < i64(before + run.count))), T.Then():
-                emit(run, run.piece(index - before))
+                emit(run, bound(run.piece(index - before)))
         before += run.count
 
 

@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.ops import winograd
 from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
-from compiler.schedule.cpu_tile import Run, Tiling, choose, ranged, register_tile, tiling
+from compiler.schedule.cpu_tile import Run, Tiling, bound, choose, parts, ranged, register_tile, tiling
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -153,24 +153,23 @@ class _Winograd:
         inward, outward = (_half(kernel, self.cpu, matrix, lanes) for matrix in winograd.matrices(self.m)[::2])
 
         def emit(unit: Any, slot: Any) -> None:
-            rest, part = tirx.floordiv(unit, i64(slices)), tirx.floormod(unit, i64(slices))
-            n, block = tirx.floordiv(rest, i64(blocks)), tirx.floormod(rest, i64(blocks))
-            first = tirx.floordiv(block * rows, i64(blocks))
-            count = tirx.floordiv((block + 1) * rows, i64(blocks)) - first
+            n, block, part = parts(unit, blocks, slices)
+            first = bound(tirx.floordiv(block * rows, i64(blocks)))
+            count = rows // blocks if rows % blocks == 0 else bound(tirx.floordiv((block + 1) * rows, i64(blocks)) - first)
             self._transform_input(n, slot, v, inward, most, first, count)
             begin, end = (tirx.floordiv((part + more) * tiles.units, i64(slices)) for more in (0, 1))
             with T.serial(0, end - begin) as turn:
-                group = turn + begin
+                group = bound(turn + begin)
                 choose(group, tiles.groups, lambda run, at: self._products(
                     slot, v, products, most, count * columns, at, run.size, tiles))
-                self._transform_back(n, slot, products, outward, most, first, count, *_where(group, tiles))
+                self._transform_back(n, slot, products, outward, most, first, count, *map(bound, _where(group, tiles)))
 
         return Work(kernel.shape[0] * (blocks * slices), ns, emit)
 
     def _transform_input(self, n: Any, slot: Any, v: Any, half: Any, most: int, first: Any, count: Any) -> None:
         lanes, columns, e = self.cpu.lanes, self.grid[1], self.e
         with T.serial(0, i64(self.blocks)) as block, T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
-            place = (block * most + row * columns + column) * lanes
+            place = bound((block * most + row * columns + column) * lanes)
             _two_sided(winograd.matrices(self.m)[0], half, slot, lanes,
                        lambda i, j, lane: self._element(n, block, (first + row, column), (i, j), lane),
                        lambda y, x, lane, value: T.buffer_store(v, value, [slot, y * e + x, place + lane]))
@@ -201,11 +200,12 @@ class _Winograd:
         """M of `size` output blocks from block `group` on, of `count` tiles."""
         lanes, u, e = self.cpu.lanes, self.kernel.operands[1].buffer, self.e
         with loops((e, e)) as (ey, ex):
-            point = ey * e + ex
+            point = bound(ey * e + ex)
             for run in tiles.rows[size]:
                 # Pieces that begin before `count`.
-                end = tirx.floordiv(count - run.first + (run.size - 1), i64(run.size))
-                with ranged(run, *((i64(0), end) if static(count) is None else (None, None))) as start:
+                bounds = (None, None) if isinstance(count, int) else (
+                    i64(0), tirx.floordiv(count - run.first + (run.size - 1), i64(run.size)))
+                with ranged(run, *bounds) as start:
                     self._product(slot, v, products, most, u, group, size, run, start, (point, ey, ex), lanes)
 
     def _product(self, slot: Any, v: Any, products: Any, most: int, u: Any, group: Any, size: int, run: Run, start: Any,
@@ -229,8 +229,8 @@ class _Winograd:
             return []
         found = []
         for more in range(share):
-            line = tirx.Min(tirx.floordiv(start, i64(run.size)) * share + more, i64(size * per_block - 1))
-            block, part = tirx.floordiv(line, i64(per_block)), tirx.floormod(line, i64(per_block))
+            line = bound(tirx.Min(tirx.floordiv(start, i64(run.size)) * share + more, i64(size * per_block - 1)))
+            block, part = bound(tirx.floordiv(line, i64(per_block))), bound(tirx.floormod(line, i64(per_block)))
             found.append(lambda outer, b=block, p=part: u[
                 group + b, outer[0] * lanes + p * (16 // lanes) + self.channels, ey, ex, 0])
         return found
@@ -241,8 +241,8 @@ class _Winograd:
         lanes, columns, e, m = self.cpu.lanes, self.grid[1], self.e, self.m
         with T.serial(0, size) as j:
             def each_tile(store: Callable) -> None:
-                with T.serial(0, count) as row, T.serial(0, i64(columns)) as column:
-                    place = (j * most + row * columns + column) * lanes
+                with T.serial(0, i64(count)) as row, T.serial(0, i64(columns)) as column:
+                    place = bound((j * most + row * columns + column) * lanes)
                     _two_sided(winograd.matrices(m)[2], half, slot, lanes,
                                lambda i, k, lane: products[slot, i * e + k, place + lane],
                                lambda y, x, lane, value: self._store(

@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from safetensors.numpy import save
 
-from compiler import dims, lower, programs
+from compiler import dims, lower, programs, weights
 from compiler.backend import choose
 from compiler.elaborate import Program
 from compiler.initialize import initialize
@@ -25,15 +25,24 @@ from runtime.format import size
 VERSION = "0.1.0"
 
 
-def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), seed: int = 0,
-          parameters: Mapping[str, np.ndarray] | None = None, batch: int = 1,
-          off: Collection[str] = (), memory: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: Mapping[str, np.ndarray] | None = None,
+          **choices: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and members of an artifact, for `runtime.format.write` or for running at once.
+
+    parameters: values by path; without them, a seeded initialization. choices: see `code`.
+    """
+    manifest, members = code(program, target, **choices)
+    given = initialize(program.graph, seed) if parameters is None else parameters
+    return manifest, {**members, weights.MEMBER: weights.fill(manifest, members[weights.MEMBER], given)}
+
+
+def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
+         off: Collection[str] = (), memory: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
-    parameters: values by path; without them, a seeded initialization. batch: the design batch of `run`, what kernels are
-    made for (any batch runs); `step` and `evaluate` are made for the data section's. off: passes to leave out. memory: the
-    largest arena that a program may take at its design batch, None for any; NetcError E0414 where that cannot be. Returns
-    manifest and members for `runtime.format.write` or for running at once.
+    batch: the design batch of `run`, what kernels are made for (any batch runs); `step` and `evaluate` are made for the
+    data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
+    for any; NetcError E0414 where that cannot be. Returns manifest and members, of the parameters the constants only.
     """
     backend = choose(target)
     graphs, lowering, entries = _lower(program, names, backend, replace(backend.options(batch), off=off), memory)
@@ -42,8 +51,8 @@ def build(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
     members = backend.members(lowering.module, _layers(entries))
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
-    values = _values(program, nodes, parameters, seed)
-    members["parameters.safetensors"] = save(values)
+    members[weights.MEMBER] = save({path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items()
+                                    if n.op == "constant"})
     for number, (name, text) in enumerate(program.sources):
         members[f"source/{number}-{os.path.basename(name)}"] = text.encode()
     for name, graph in graphs.items():
@@ -87,22 +96,6 @@ def _lower(program: Program, names: Sequence[str], backend: Any, options: progra
 def _top(slots: Iterable[lower.Slot]) -> int:
     """How much of the flat parameter buffer holds these."""
     return max((s.offset + s.bytes for s in slots), default=0)
-
-
-def _values(program: Program, nodes: Mapping[str, Any], given: Mapping[str, np.ndarray] | None, seed: int) -> dict:
-    """What the artifact stores: weights, running statistics and constants; optimizer state starts at zero."""
-    values = {path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items() if n.op == "constant"}
-    wanted = {path: n for path, n in nodes.items() if n.op == "parameter" and not n.attrs.get("optimizer")
-              and not n.attrs.get("packed")}
-    fresh = initialize(program.graph, seed)
-    for path, node in wanted.items():
-        value = fresh[path] if given is None else given.get(path)
-        if value is None or tuple(value.shape) != node.type.shape:
-            what = "lack" if value is None else f"have shape {list(value.shape)} for"
-            raise NetcError("E0610", f"the given parameters {what} `{path}`, which the net needs as "
-                            f"{list(node.type.shape)}", "give the parameters of the same net, with the same settings")
-        values[path] = np.ascontiguousarray(value, DTYPES[node.type.dtype])
-    return values
 
 
 def parameter_entry(node: Any, slot: lower.Slot) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from compiler.elaborate import Program
     from compiler.ir import Graph
     from runtime.execute import Executable
+    from runtime.format import Artifact
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,15 @@ class Net:
         return input_entries(self.graph)
 
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-              off: Collection[str] = (), memory: int | None = None):
-        """The artifact in memory (`runtime.format.Artifact`). mode: run, evaluate (and run), or train (all programs).
+              off: Collection[str] = (), memory: int | None = None) -> Artifact:
+        """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all programs).
         off: passes of the optimizer to leave out. memory: bytes that intermediate tensors may take at the design batch;
         NetcError E0414 where that is too little."""
-        from compiler.artifact import build
-        from runtime.format import Artifact
-        names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
-        names = [n for n in names if n != "run" or self.graph.outputs]
-        weights, class_names = read_parameters(params)
-        manifest, members = build(self.program, target, names=names, seed=seed, parameters=weights, batch=batch,
-                                  off=off, memory=memory)
-        manifest["class_names"] = class_names or (self.data_config or {}).get("classes")
-        return Artifact(manifest, members)
+        from netc import kept
+        return kept.build(self.program, target, choices(mode, batch, off, memory), params, seed)
 
     def emit_c(self, folder: str | os.PathLike, target: str = "cpu", params: Any = None, seed: int = 0,
-               batch: int = 1) -> Deployed:
+               batch: int = 1, memory: int | None = None) -> Deployed:
         """Writes a header, a shared library and a file of weights that need neither Python nor TVM (docs/c.md).
 
         Raises NetcError E0730 and E0731 (C compiler), E0732 (a GPU as target), E0609 (a CPU of another kind).
@@ -75,9 +69,9 @@ class Net:
             raise NetcError("E0732", f"a C library holds code for a CPU, not for `{target}`",
                             "leave --target away, or write e.g. --target cpu:x86-64-v3")
         c_entry.compiler()  # asked for before anything takes long
-        artifact = self.build("run", target, params, seed, batch)
-        memory = Executable(artifact).parameters.block
-        return c_entry.write(folder, artifact, memory.read(0, artifact.manifest["parameter_bytes"]))
+        artifact = self.build("run", target, params, seed, batch, memory=memory)
+        parameters = Executable(artifact).parameters.block
+        return c_entry.write(folder, artifact, parameters.read(0, artifact.manifest["parameter_bytes"]))
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
                 off: Collection[str] = (), memory: int | None = None) -> Executable:
@@ -113,10 +107,7 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resu
     return run(exe, net.train_config, net.data_config, Path(out or f"runs/{net.program.net}"), resume=resume)
 
 
-def read_parameters(params: Any) -> tuple[Mapping[str, np.ndarray] | None, list[str] | None]:
-    """Arrays by path from a .safetensors file, a mapping, or None; and the names of classes that training left with them."""
-    if params is None or isinstance(params, Mapping):
-        return params, None
-    from runtime.checkpoint import read_checkpoint
-    found = read_checkpoint(params)
-    return found.tensors, found.meta.get("class_names")
+def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None) -> dict[str, Any]:
+    """What `compiler.artifact.code` takes beside program and target."""
+    names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
+    return {"names": names, "batch": batch, "off": sorted(off), "memory": memory}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from compiler.elaborate.expressions import Evaluator
 from compiler.elaborate.report import Failed, Report
 from compiler.elaborate.scope import Scope
 from compiler.elaborate.values import Poison
+from compiler.imports import find_import, specs_folder
 from compiler.ops import REGISTRY
 from dsl import tree
 from dsl.diagnostics import Diagnostic, Note, Span, did_you_mean
@@ -110,29 +110,6 @@ class Library:
             self.report.add(Diagnostic(diagnostic.code, diagnostic.message, span, diagnostic.hint))
             return None
         return self.load_text(text, name, key, path.parent)
-
-
-def specs_folder() -> Path | None:
-    """Where the networks that come with netc are."""
-    spec = find_spec("specs")
-    locations = list(spec.submodule_search_locations or []) if spec is not None else []
-    return Path(locations[0]) if locations else None
-
-
-def find_import(folder: Path, wanted: str) -> tuple[Path, str] | None:
-    """The path of an imported file and what messages call it."""
-    if not wanted or "\0" in wanted:
-        return None
-    beside = folder / wanted
-    specs = specs_folder()
-    try:
-        if beside.is_file():
-            return beside, str(beside)
-        if specs is not None and (specs / wanted).is_file():
-            return specs / wanted, f"specs/{wanted}"
-    except OSError:
-        return None
-    return None
 
 
 def declare(unit: Unit, library: Library) -> None:

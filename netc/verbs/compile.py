@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from netc.api import choices
 from netc.options import MEMORY, PARAMS, SET, load_net, recompute_text, split_place
 
 if TYPE_CHECKING:
@@ -33,19 +34,23 @@ if TYPE_CHECKING:
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
             memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
+    from netc import kept
     from runtime.format import write
-    loaded = load_net(net, settings)
-    if params is None and not training:
-        click.echo("warning: no --params given: the artifact holds a seeded initialization, not trained weights", err=True)
+    place = Path(split_place(net)[0])
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")
-        if memory is not None:
-            raise click.UsageError("--emit c takes no --memory-budget")
-        return write_c(loaded, output, target, params, seed, batch)
-    mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
-    artifact = loaded.build(mode, target, params, seed, batch, memory=memory)
-    path = Path(output or f"{Path(split_place(net)[0]).stem}.netb")
+        return write_c(load_net(net, settings), output, target, params, seed, batch, memory)
+    asked = kept.request(place, settings, target, net=net, training=training, batch=batch, memory=memory)
+    artifact = kept.recall(asked, params, seed)
+    if artifact is None:
+        loaded = load_net(net, settings)
+        mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
+        artifact = loaded.build(mode, target, params, seed, batch, memory=memory)
+        kept.remember(asked, place, loaded.program, target, choices(mode, batch, memory=memory))
+    if not training:
+        warn_of_seed(params)
+    path = Path(output or f"{place.stem}.netb")
     write(path, artifact.manifest, artifact.members)
     size = path.stat().st_size
     kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
@@ -55,10 +60,16 @@ def command(net: str, output: str | None, emit: str, target: str, params: str | 
     return 0
 
 
-def write_c(loaded: Net, output: str | None, target: str, params: str | None, seed: int, batch: int) -> int:
+def write_c(loaded: Net, output: str | None, target: str, params: str | None, seed: int, batch: int, memory: int | None) -> int:
     """The C library, and what its files take."""
-    deployed = loaded.emit_c(output or loaded.program.net, target, params, seed, batch)
+    deployed = loaded.emit_c(output or loaded.program.net, target, params, seed, batch, memory)
+    warn_of_seed(params)
     for path, what in ((deployed.header, "declares the functions"), (deployed.library, "all that runs"),
                        (deployed.weights, "the weights")):
         click.echo(f"wrote {path}: {path.stat().st_size:,} bytes, {what}")
     return 0
+
+
+def warn_of_seed(params: str | None) -> None:
+    if params is None:
+        click.echo("warning: no --params given: what is written holds a seeded initialization, not trained weights", err=True)

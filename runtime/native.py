@@ -112,8 +112,11 @@ def load(code: bytes) -> Object:
 
 
 def member(module: Object, symbol: str) -> Object:
-    """A function of a module by name."""
-    return function("ffi.ModuleGetFunction")(module, symbol, 1)
+    """A function of a module by name. Raises NetcError E0603 where it has none of that name."""
+    found = function("ffi.ModuleGetFunction")(module, symbol, 1)
+    if found is None:
+        raise NetcError("E0603", f"the artifact is damaged: its object file has no function `{symbol}`", "compile it again")
+    return found
 
 
 def function(name: str) -> Object | None:

@@ -14,6 +14,7 @@ from compiler.cost import Machine
 from compiler.dims import Dim
 from compiler.group import group, is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
+from compiler.lifetimes import ARENA, lifetimes, storages
 from compiler.memory import Lifetime, plan
 from compiler.ops import REGISTRY, namespace
 from compiler.passes.fuse_elementwise import choose_kernels
@@ -26,15 +27,15 @@ BIASED = ("conv", "dense", "matmul")       # operand 2 is a bias
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel reads and writes (bytes by the name of the tensor), and its FLOPs."""
+    """What one kernel touches, bytes by tensor (a storage as `lifetimes.storages` names it, and the part of it), and its
+    FLOPs. A tensor that is read and written in place is one."""
 
-    reads: Mapping[str, Dim]
-    writes: Mapping[str, Dim]
+    tensors: Mapping[tuple[str, Place | None], Dim]
     flops: Dim
 
     def at(self, batch: int) -> tuple[int, int]:
         """(FLOPs, bytes) at a batch."""
-        return number(self.flops, batch), sum(number(b, batch) for b in [*self.reads.values(), *self.writes.values()])
+        return number(self.flops, batch), sum(number(bytes, batch) for bytes in self.tensors.values())
 
     def seconds(self, machine: Machine, batch: int) -> float:
         """Predicted time: the roofline of the machine, and what it takes to start a kernel."""
@@ -42,40 +43,48 @@ class Work:
         return max(flops / machine.flops, bytes / machine.bandwidth) + machine.launch
 
 
+def with_kernels(graph: Graph) -> Graph:
+    """A graph of primitives that says which of them share a kernel; where none are chosen yet, each op is one."""
+    return graph if graph.kernels is not None else choose_kernels(graph.copy(), fuse=False)
+
+
 def kernels(graph: Graph) -> list[list[str]]:
     """The kernels of a graph of primitives, in the order in which they run: the nodes that each computes.
 
     Concats and slices that are places in memory belong to none, and neither do views and leaves.
     """
-    return [launch.nodes for launch in _chosen(graph).kernels]
-
-
-def _chosen(graph: Graph) -> Graph:
-    """The graph with its kernels; where none are chosen yet, each op is one."""
-    return graph if graph.kernels is not None else choose_kernels(graph.copy(), fuse=False)
+    return [launch.nodes for launch in with_kernels(graph).kernels]
 
 
 def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
     """The COUNTS of a graph of primitives as it would be lowered. Symbols count as the batch.
 
-    nodes: operations, leaves apart. bytes: for each kernel the unique bytes of its tensors, weights included, each read
-    or written once. arena_bytes: the memory that the tensors between kernels share.
+    nodes: operations, leaves apart. bytes: for each kernel the unique bytes of its tensors, weights included.
+    arena_bytes: what the tensors between kernels share, without what kernels need for themselves.
     """
-    graph = _chosen(graph)
-    return _total(graph, [work(graph, launch.nodes) for launch in graph.kernels], machine, batch, graph.places)
+    graph = with_kernels(graph)
+    storage = storages(graph)
+    return _total(graph, [work(graph, launch.nodes, storage) for launch in graph.kernels], lifetimes(graph), machine, batch)
 
 
-def work(graph: Graph, nodes: Iterable[str]) -> Work:
-    """What a kernel that computes `nodes` reads, writes and takes."""
+def work(graph: Graph, nodes: Iterable[str], storage: Mapping[str, str] | None = None) -> Work:
+    """What a kernel that computes `nodes` touches and takes. storage: of `lifetimes.storages`, if it is known already."""
     inside = dict.fromkeys(nodes)
-    reads = dict.fromkeys(view_root(graph, i) for name in inside for i in graph[name].inputs)
+    storage = _storages(graph) if storage is None else storage
+    read = [i for name in inside for i in graph[name].inputs if view_root(graph, i) not in inside and not _is_number(graph[i])]
     results = set(graph.results())
-    writes = [name for name in inside if name in results or any(u not in inside for u in _readers(graph, name))]
+    written = [name for name in inside if name in results or any(u not in inside for u in _readers(graph, name))]
     total: Dim = 0
     for name in inside:
         total = total + _flops(graph, graph[name])
-    return Work({name: graph[name].type.bytes for name in reads if name not in inside and not _is_number(graph[name])},
-                {name: graph[name].type.bytes for name in writes}, total)
+    return Work({(storage[name], graph.places.get(name)): graph[name].type.bytes for name in [*read, *written]}, total)
+
+
+def _storages(graph: Graph) -> Mapping[str, str]:
+    if graph.kernels is None:
+        graph = graph.copy()
+        graph.kernels = []
+    return storages(graph)
 
 
 def number(value: Dim, batch: int) -> int:
@@ -104,14 +113,15 @@ def _readers(graph: Graph, name: str) -> list[str]:
 
 
 def _is_number(node: Node) -> bool:
-    return node.op == "constant" and not node.type.shape
+    return node.op == "constant" and node.type.size == 1
 
 
 # --- what others would make of the source ------------------------------------------------------------------------------
 
 def unfused(source: Graph, machine: Machine, batch: int) -> dict[str, float]:
     """The COUNTS of a graph of layers with a kernel for each op: bias, activation, concat and padding apart."""
-    return _total(source, [part for node in _computed(source) for part in _parts(source, node)], machine, batch)
+    storage = _storages(source)
+    return _baseline(source, [part for node in _computed(source) for part in _parts(source, node, storage)], machine, batch)
 
 
 def elementwise_fused(source: Graph, machine: Machine, batch: int) -> dict[str, float]:
@@ -126,13 +136,15 @@ def elementwise_fused(source: Graph, machine: Machine, batch: int) -> dict[str, 
             home[node.name] = []
             made.append(home[node.name])
         home[node.name].append(node.name)
-    return _total(source, [work(source, nodes) for nodes in made], machine, batch)
+    storage = _storages(source)
+    return _baseline(source, [work(source, nodes, storage) for nodes in made], machine, batch)
 
 
 def elementwise_fused_step(joint: Graph, machine: Machine, batch: int) -> dict[str, float]:
     """The COUNTS of a training step as primitives where every chain of element-wise ops (bias, activation, their
     gradients, an update) is in the kernel before it; concats and slices are kernels."""
-    return _total(joint, [work(joint, kernel.nodes) for kernel in group(joint)], machine, batch)
+    storage = _storages(joint)
+    return _baseline(joint, [work(joint, kernel.nodes, storage) for kernel in group(joint)], machine, batch)
 
 
 def floor(source: Graph, batch: int) -> int:
@@ -140,7 +152,7 @@ def floor(source: Graph, batch: int) -> int:
     layers read is written once and read once. In a training step the last is left out: what the backward pass reads of
     the forward pass could be computed again."""
     total: Dim = 0
-    results = set(source.results())
+    results = set(source.results()) - set(source.updates.values())  # which are written over what they update
     for node in source.nodes():
         if is_leaf(node) and not _is_number(node) or node.name in results:
             total = total + node.type.bytes
@@ -154,45 +166,41 @@ def _computed(source: Graph) -> list[Node]:
     return [node for node in source.sorted() if not is_leaf(node) and not is_view(node) and node.op != "dropout"]
 
 
-def _parts(source: Graph, node: Node) -> list[Work]:
+def _parts(source: Graph, node: Node, storage: Mapping[str, str]) -> list[Work]:
     """A layer as the kernels of a library that fuses nothing."""
-    whole = work(source, [node.name])
-    reads, parts, size = dict(whole.reads), [], node.type.bytes
+    whole = work(source, [node.name], storage)
+    touched, parts = dict(whole.tensors), []
     if node.op in PADDED and any(map(any, node.attrs["pad"])):
         x = source[node.inputs[0]].type
         extents = [extent + sum(pad) for extent, pad in zip(x.shape[2:], node.attrs["pad"])]
-        padded = {f"{node.name}/padded": x.with_shape(*x.shape[:2], *extents).bytes}
-        root = view_root(source, node.inputs[0])
-        parts.append(Work({root: reads.pop(root)}, padded, 0))
-        reads |= padded
+        padded = {(f"{ARENA}{node.name}/padded", None): x.with_shape(*x.shape[:2], *extents).bytes}
+        plain = storage[node.inputs[0]], None
+        parts.append(Work({plain: touched.pop(plain), **padded}, 0))
+        touched |= padded
     if node.op not in BIASED or len(node.inputs) < 3:
-        return [*parts, Work(reads, {node.name: size}, whole.flops)]
-    bias, plain = view_root(source, node.inputs[2]), f"{node.name}/without_bias"
-    added = Work({plain: size, bias: reads.pop(bias)}, {node.name: size}, 0)
-    return [*parts, Work(reads, {plain: size}, whole.flops), added]
+        return [*parts, Work(touched, whole.flops)]
+    result, bias = (storage[node.name], None), (storage[node.inputs[2]], None)
+    unbiased = {(f"{ARENA}{node.name}/without_bias", None): touched.pop(result)}
+    added = Work({**unbiased, bias: touched.pop(bias), result: node.type.bytes}, 0)
+    return [*parts, Work({**touched, **unbiased}, whole.flops), added]
 
 
 # --- sums --------------------------------------------------------------------------------------------------------------
 
-def _total(graph: Graph, works: Sequence[Work], machine: Machine, batch: int,
-           places: Mapping[str, Place] | None = None) -> dict[str, float]:
+def _baseline(graph: Graph, works: Sequence[Work], machine: Machine, batch: int) -> dict[str, float]:
+    steps: dict[str, list[int]] = {}
+    size: dict[str, Dim] = {}
+    for step, made in enumerate(works):
+        for (storage, _), bytes in made.tensors.items():
+            if storage.startswith(ARENA):
+                steps.setdefault(storage, []).append(step)
+                size[storage] = bytes
+    lives = [Lifetime(name, size[name], found[0], found[-1]) for name, found in steps.items()]
+    return _total(graph, works, lives, machine, batch)
+
+
+def _total(graph: Graph, works: Sequence[Work], lives: list[Lifetime], machine: Machine, batch: int) -> dict[str, float]:
     flops, bytes = (sum(column) for column in zip((0, 0), *(made.at(batch) for made in works)))
     return {"nodes": sum(not is_leaf(node) for node in graph.nodes()), "kernels": len(works), "flops": flops,
-            "bytes": bytes, "arena_bytes": _arena(graph, works, places or {}, batch),
+            "bytes": bytes, "arena_bytes": number(plan(lives).size, batch),
             "predicted_ms": 1e3 * sum(made.seconds(machine, batch) for made in works)}
-
-
-def _arena(graph: Graph, works: Sequence[Work], places: Mapping[str, Place], batch: int) -> int:
-    """The size of an arena for what kernels hand to each other. Inputs and results are the caller's memory."""
-    apart = {view_root(graph, name) for name in graph.results()}
-    lives: dict[str, Lifetime] = {}
-    for step, made in enumerate(works):
-        for name, size in [*made.reads.items(), *made.writes.items()]:
-            root = view_root(graph, name) if name in graph else name
-            if root in places:
-                root = view_root(graph, places[root].root)
-            if root in apart or root in graph and is_leaf(graph[root]):
-                continue
-            size = graph[root].type.bytes if root in graph else size
-            lives[root] = Lifetime(root, size, lives[root].first if root in lives else step, step)
-    return number(plan(list(lives.values())).size, batch)

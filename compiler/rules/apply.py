@@ -19,7 +19,7 @@ from compiler.passes.fuse_elementwise import with_kernels
 from compiler.rules.match import Match, matches
 from compiler.rules.replace import Replacement, put, replacement
 from compiler.rules.rule import Rule
-from compiler.tally import work
+from compiler.tally import flops
 from runtime.errors import NetcError
 
 APPLICATIONS = 20  # for each node of the graph: more of them is no optimization any more
@@ -121,7 +121,7 @@ class Run:
         kernels = [group for launch in graph.kernels for group in launch.groups
                    if group.anchor not in free and not _side_by_side(graph, graph[group.anchor])]
         return self.context.seconds(graph, [graph[kernel.anchor] for kernel in kernels]), \
-            sum(work(graph, kernel.nodes).at(self.context.batch)[0] for kernel in kernels), ops
+            sum(flops(graph, node, self.context.batch) for kernel in kernels for node in kernel.nodes), ops
 
 
 def differentiated(graph: Graph) -> Graph:

@@ -19,6 +19,7 @@ from compiler import tally
 from compiler.cost import MACHINES
 from compiler.group import is_leaf, is_view
 from compiler.ir import Graph, Node
+from compiler.lifetimes import storages
 from compiler.ops import REGISTRY
 from compiler.passes.base import PASSES
 from netc.view.blocks import blocks, drawn
@@ -64,13 +65,14 @@ def _stage(history: History, stage: Stage, nodes: dict[str, int]) -> dict[str, A
     graph, batch, machine = stage.lowered, history.options.batch, MACHINES[history.options.machine]
     shown = [node for node in graph.sorted() if drawn(node)]
     place = {node.name: i for i, node in enumerate(shown)}
-    made = tally.kernels(graph)
+    chosen = tally.with_kernels(graph)
+    made, storage = [launch.nodes for launch in chosen.kernels], storages(chosen)
     home = blocks(graph)
     results = {name: f"{word} {key}" for word, table in (("output", graph.outputs), ("loss", graph.losses), (
         "metric", graph.metrics)) for key, name in table.items()}
     kernels = []
     for names in made:
-        work = tally.work(graph, names)
+        work = tally.work(chosen, names, storage)
         flops, bytes = work.at(batch)
         kernels.append({"nodes": [place[name] for name in names if name in place], "flops": flops, "bytes": bytes,
                         "us": 1e6 * work.seconds(machine, batch)})

@@ -13,6 +13,8 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.050700987355480493
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
+# Gradients are written with the result wherever it determines them: then the operand need not be kept for the backward pass.
+
 def gate(b, x, low, high, g):
     """g where low < x < high, else 0: the gradient of what is flat outside."""
     zero = b.constant(0, g.type.dtype)
@@ -73,7 +75,7 @@ class LeakyRelu(FloatUnary):
         return t.where(x > t.const_like(0, x), x, x * t.const_like(a.slope, x))
 
     def grad(self, b, a, xs, y, g):
-        return [b.op("where", b.op("greater", xs[0], 0), g, g * a.slope)]
+        return [b.op("where", b.op("greater", y if a.slope >= 0 else xs[0], 0), g, g * a.slope)]
 
 
 @register
@@ -118,7 +120,7 @@ class Elu(FloatUnary):
         return t.where(x > zero, x, t.const_like(a.alpha, x) * t.expm1(x))
 
     def grad(self, b, a, xs, y, g):
-        return [b.op("where", b.op("greater", xs[0], 0), g, g * (y + a.alpha))]
+        return [b.op("where", b.op("greater", y if a.alpha >= 0 else xs[0], 0), g, g * (y + a.alpha))]
 
 
 @register
@@ -135,7 +137,7 @@ class Selu(FloatUnary):
                        t.const_like(SELU_SCALE * SELU_ALPHA, x) * t.expm1(x))
 
     def grad(self, b, a, xs, y, g):
-        return [b.op("where", b.op("greater", xs[0], 0), g * SELU_SCALE, g * (y + SELU_SCALE * SELU_ALPHA))]
+        return [b.op("where", b.op("greater", y, 0), g * SELU_SCALE, g * (y + SELU_SCALE * SELU_ALPHA))]
 
 
 @register
@@ -201,7 +203,7 @@ class Clipped(FloatUnary):
         return t.minimum(t.maximum(x, t.const_like(low, x)), t.const_like(high, x))
 
     def grad(self, b, a, xs, y, g):
-        return [gate(b, xs[0], *self.limits(a), g)]
+        return [gate(b, y, *self.limits(a), g)]
 
 
 @register
@@ -250,7 +252,7 @@ class HardSigmoid(FloatUnary):
         return t.minimum(t.maximum(line, t.const_like(0, x)), t.const_like(1, x))
 
     def grad(self, b, a, xs, y, g):
-        return [gate(b, xs[0], -3, 3, g * (1 / 6))]
+        return [gate(b, y, 0, 1, g * (1 / 6))]
 
 
 @register

@@ -147,19 +147,22 @@ def lowest(dtype):
 
 @register
 class MaxPoolIndex(Window):
-    """Which element of each window is the (first) largest: its flat row-major index in the window, i32."""
+    """Which element of each window is the (first) largest: its flat row-major index in the window, u8 where that fits (i32
+    for windows of more than 256 elements)."""
 
     name = "max_pool_index"
     undifferentiable = "its result is an index"
 
     def infer(self, a, x):
-        return TensorType("i32", super().infer(a, x).shape)
+        return TensorType("u8" if prod(a.kernel) <= 256 else "i32", super().infer(a, x).shape)
 
     def numpy(self, a, x):
-        return windows(a, x, lowest(x.dtype)).argmax(axis=-1).astype("int32")
+        index = windows(a, x, lowest(x.dtype)).argmax(axis=-1)
+        return index.astype("uint8" if prod(a.kernel) <= 256 else "int32")
 
     def compute(self, t, a, out, idx, x):
-        return Reduce("argmax", list(a.kernel), lambda *r: tap(t, a, x, idx, r, t.lowest(x.type.dtype)))
+        return Reduce("argmax", list(a.kernel), lambda *r: tap(t, a, x, idx, r, t.lowest(x.type.dtype)),
+                      finish=lambda index: t.cast(index, out.type.dtype))
 
 
 @register
@@ -184,7 +187,7 @@ class MaxPoolGrad(Op):
             for i, k in zip(place, a.kernel):
                 flat = flat * k + i
             at = (idx[0], idx[1], *window)
-            return t.where(t.equal(index(*at), t.cast(flat, "i32")), g(*at), t.const(0, g.type.dtype))
+            return t.where(t.equal(t.cast(index(*at), "i32"), t.cast(flat, "i32")), g(*at), t.const(0, g.type.dtype))
 
         return gather(t, a, g, idx, term)
 

@@ -14,6 +14,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler import scalar
+from compiler.ir import DTYPES
 from compiler.ops.base import Operand
 from compiler.ops.pool import divisor
 from compiler.schedule.cpu_conv import known, plane
@@ -131,7 +132,7 @@ class _Pool:
                                tirx.Max(best[lane], value), [lane])
         with T.vectorized(0, i64(count)) as lane:
             at = self._index(n, c, y, x + lane)
-            result = where[lane] if search else best[lane]
+            result = tirx.Cast(DTYPES[self.kernel.out.dtype], where[lane]) if search else best[lane]
             if self.kernel.op.name == "avg_pool":
                 result = result * divisor(scalar, self.kernel.a, at[2:], self.x.shape[2:], "f32")
             self.kernel.store(at, result)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compiler import dims
-from compiler.ir import TensorType
+from compiler.ir import DTYPES, TensorType
 from compiler.ops.pool import window_counts
 from compiler.ops import namespace
 from tests.compiler.schedule.harness import N, Case, Compiled, assert_matches, f32
@@ -49,16 +49,16 @@ def test_mean_and_its_gradient(pool, counted):
 
 
 @FEW
-@given(pools(), st.sampled_from([1, 1000]))
-def test_gradient_of_the_maximum(pool, batch):
+@given(pools(), st.sampled_from([1, 1000]), st.sampled_from(["u8", "i32"]))
+def test_gradient_of_the_maximum(pool, batch, dtype):
     attrs, x = pool
     shape = (*x.shape[:2], *window_counts(namespace(attrs), x.shape[2:]))
-    compiled = Compiled(Case("max_pool_grad", dict(attrs, size=x.shape[2:]), (f32(*shape), TensorType("i32", shape))),
+    compiled = Compiled(Case("max_pool_grad", dict(attrs, size=x.shape[2:]), (f32(*shape), TensorType(dtype, shape))),
                         batch=batch)
     rng = np.random.default_rng(5)
     for n in (1, 3):
         real = tuple(dims.evaluate(d, {"N": n}) for d in shape)
-        g, index = rng.normal(size=real).astype("f4"), rng.integers(0, np.prod(attrs["kernel"]), real).astype("i4")
+        g, index = rng.normal(size=real).astype("f4"), rng.integers(0, np.prod(attrs["kernel"]), real).astype(DTYPES[dtype])
         np.testing.assert_allclose(compiled.run([g, index], n), compiled.reference([g, index]), rtol=1e-5, atol=1e-5)
 
 

@@ -26,7 +26,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +105,7 @@ class atomic:
         self.path = Path(path)
 
     def __enter__(self):
+        import tempfile  # with what it imports, more than the rest of this file; reading needs it not
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, self.temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")

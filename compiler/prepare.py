@@ -23,9 +23,9 @@ def hoist(graphs: Mapping[str, Graph]) -> Graph | None:
         placed: dict[str, str] = {}
         for name in _frontier(graph):
             needed = nx.ancestors(graph.nx, name) | {name}
-            for source in graph.sorted():
-                if source.name in needed and source.name not in placed:
-                    placed[source.name] = _place(prepare, source, placed, program)
+            for source in nx.topological_sort(graph.nx.subgraph(needed)):
+                if source not in placed:
+                    placed[source] = _place(prepare, graph[source], placed, program)
             packed = f"packed/{placed[name]}"
             if packed not in prepare:
                 prepare.add(Node(packed, "parameter", (), graph[name].type, {"packed": True}))

@@ -111,15 +111,15 @@ class Run:
         """Predicted seconds of a region's kernels, their FLOPs, and its ops; in training with the backward pass. What
         depends on parameters alone is free, but for training, where it is computed in each step."""
         graph = graph.copy().prune()
+        if self.context.packed and not self.context.training:
+            for node in graph.sorted():
+                if node.inputs and all(graph[i].op in ("parameter", "constant") for i in node.inputs):
+                    graph.update(node.name, op="parameter", inputs=(), attrs={})
+            graph.prune()
         ops = sum(bool(node.inputs) for node in graph.nodes())
-        graph = expand(differentiated(graph) if self.context.training else graph)
-        free: set[str] = set()
-        for node in graph.sorted() if self.context.packed and not self.context.training else ():
-            if node.op in ("parameter", "constant") or node.inputs and free.issuperset(node.inputs):
-                free.add(node.name)
-        graph = with_kernels(graph)
+        graph = with_kernels(expand(differentiated(graph) if self.context.training else graph))
         kernels = [group for launch in graph.kernels for group in launch.groups
-                   if group.anchor not in free and not _side_by_side(graph, graph[group.anchor])]
+                   if not _side_by_side(graph, graph[group.anchor])]
         return self.context.seconds(graph, [graph[kernel.anchor] for kernel in kernels]), \
             sum(flops(graph, node, self.context.batch) for kernel in kernels for node in kernel.nodes), ops
 

@@ -20,7 +20,7 @@ from compiler.rules.match import Match, matches, scope, structural
 from compiler.rules.rule import ANY_TYPE, Call, Pattern, Rule, Scalar, Variable, names_of
 from dsl import tree
 
-TRIES = 400  # for each instance that is found
+TRIES = 1500  # draws in a row that fit nothing
 POSITIVE = ("running_var", "std")
 
 
@@ -44,14 +44,14 @@ class Instance:
 def instances(rule: Rule, report: Report, count: int, seed: int = 0) -> Iterator[Instance]:
     """Up to `count` instances; none where no draw fits. What the rule says wrong about them goes to the report."""
     stream = np.random.default_rng(seed)
-    left = TRIES * (count + 10)
+    left = TRIES
     while count and left and not report.errors:
         left -= 1
         try:
             made = Maker(rule, report, stream).instance()
         except (Unfit, OpError, ValueProblem, Failed):
             continue
-        count -= 1
+        count, left = count - 1, TRIES
         yield made
 
 

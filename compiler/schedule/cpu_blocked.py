@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from compiler.schedule.cpu_band import CYCLES_PER_NS, band_rows, banded, copied
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
 from compiler.schedule.cpu_tile import Run, Tiling, bound, choose, cut, parts, ranged, reduction, register_tile, tiling
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
-CYCLES_PER_NS = 3.3   # to decide whether threads pay
-BAND_BYTES = 64 << 10  # of input rows that are copied before they are read
 
 Read = Callable[[Any, Any, Any, Any], Any]
 Put = Callable[[Any, Callable], None]
@@ -38,6 +36,11 @@ class Window:
     dilation: tuple[int, int]
     pad: tuple[int, int]
     out: tuple[int, int]
+
+    @property
+    def columns(self) -> int:
+        """Of a padded row that all windows can read."""
+        return self.pad[1] + self.source[1] + self.beyond[1]
 
     @property
     def beyond(self) -> tuple[int, int]:
@@ -73,7 +76,8 @@ def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
         return Depthwise(conv).work(batch) if conv.reads(x) else None
     if conv.reads(x):
         return _in_place(conv, batch)
-    return banded(conv, batch, lambda n, slot, band: band.copy(lambda c, y, x_: x(n, c, y, x_)), blocks=None)
+    rows = band_rows(conv, cpu.l2 // 4, batch)
+    return banded(conv, batch, rows, copied(conv, rows))
 
 
 def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
@@ -252,123 +256,6 @@ def _chunks(conv: Direct, tiles: Tiling, batch: int) -> int:
     if threads > 1 and batch * conv.groups * tiles.cycles / CYCLES_PER_NS > PARALLEL_NS:
         chunks = max(chunks, ceildiv(2 * threads, tiles.units * conv.groups * batch))
     return min(chunks, *(run.count for runs in tiles.rows.values() for run in runs))
-
-
-# --- an input that is made band by band ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Band:
-    """Rows of a source with its padding, all channels, in the scratch of one thread; `first` is the first one's number.
-
-    buffer: (slots, blocks, rows, columns, lanes), or (slots, channels, rows, columns) where channels are not blocked.
-    """
-
-    conv: Direct
-    buffer: Any
-    slot: Any
-    first: Any
-    rows: Any
-
-    def read(self, block: Any, lane: Any, y: Any, x: Any) -> Any:
-        return self.buffer[self.at(block, lane, y, x)]
-
-    def at(self, block: Any, lane: Any, y: Any, x: Any) -> tuple[Any, ...]:
-        """The place of a source element."""
-        place = y - self.first, x + self.conv.window.pad[1]
-        if len(self.buffer.shape) == 5:
-            return self.slot, block, *place, lane
-        return self.slot, lane if block is None else block * self.conv.cpu.lanes + lane, *place
-
-    @cached_property
-    def columns(self) -> int:
-        view = self.conv.window
-        return view.pad[1] + view.source[1] + view.beyond[1]
-
-    def copy(self, source: Callable[[Any, Any, Any], Any]) -> None:
-        """Fills all channels from source(c, y, x)."""
-        lanes = self.conv.cpu.lanes if len(self.buffer.shape) == 5 else 0
-        if lanes:
-            with T.serial(0, i64(self.conv.channels // lanes)) as block:
-                self.fill(block, lambda y, x, lane: source(block * lanes + lane, y, x))
-        else:
-            with T.serial(0, i64(self.conv.channels)) as c:
-                self.fill(None, lambda y, x, _: source(c, y, x), c)
-
-    def fill(self, block: Any, source: Callable[[Any, Any, Any], Any], channel: Any = None) -> None:
-        """Fills the rows of one block (or channel) from source(y, x, lane), zeros around the map."""
-        self.each_row(lambda y: self._each(y, 0, self.conv.window.source[1], block, channel,
-                                           lambda x, lane: source(y, x, lane)), block, channel)
-
-    def each_row(self, emit: Callable[[Any], None], block: Any, channel: Any = None) -> None:
-        """emit(y) for the rows that the source has; zeros in the others and in the columns outside of it."""
-        view = self.conv.window
-        zero = tirx.const(0.0, "float32")
-        with T.serial(0, i64(self.rows)) as row:
-            y = bound(row + self.first)
-
-            def inside() -> None:
-                self._each(y, -view.pad[1], view.pad[1], block, channel, lambda x, lane: zero)
-                self._each(y, view.source[1], view.beyond[1], block, channel, lambda x, lane: zero)
-                emit(y)
-
-            if view.pad[0] or view.beyond[0] or static(self.first) is None:
-                with T.If(tirx.all(y >= 0, y < i64(view.source[0]))):
-                    with T.Then():
-                        inside()
-                    with T.Else():
-                        self._each(y, -view.pad[1], self.columns, block, channel, lambda x, lane: zero)
-            else:
-                inside()
-
-    def _each(self, y: Any, first: int, count: int, block: Any, channel: Any, value: Callable) -> None:
-        if count <= 0:
-            return
-        with T.serial(0, i64(count)) as x:
-            if block is None:
-                T.buffer_store(self.buffer, value(x + first, None), self.at(None, channel, y, x + first))
-            else:
-                with T.vectorized(0, i64(self.conv.cpu.lanes)) as lane:
-                    T.buffer_store(self.buffer, value(x + first, lane), self.at(block, lane, y, x + first))
-
-
-def banded(conv: Direct, batch: int, fill: Callable[[Any, Any, Band], None], blocks: int | None) -> Work:
-    """Work whose units are (image, band of result rows): fill(n, slot, band), then all output blocks.
-
-    blocks: of the band's channels; None: it is not blocked.
-    """
-    kernel, cpu, view = conv.kernel, conv.cpu, conv.window
-    rows = band_rows(conv, batch)
-    tiles = conv.tiling(1, view.out[1])
-    span = view.span(rows)
-    threads = cpu.llvm.get("num-cores", 1)
-    columns = view.pad[1] + view.source[1] + view.beyond[1]
-    shape = (threads, conv.channels, span, columns) if blocks is None else (threads, blocks, span, columns, cpu.lanes)
-    buffer = kernel.scratch(tuple(map(i64, shape)), "float32")
-    bands = ceildiv(view.out[0], rows)
-    ns = batch * conv.groups * tiles.cycles * view.out[0] / CYCLES_PER_NS
-
-    def emit(unit: Any, slot: Any) -> None:
-        n, number = parts(unit, bands)
-        y0 = bound(tirx.floordiv(number * view.out[0], i64(bands)))
-        count = bound(tirx.floordiv((number + 1) * view.out[0], i64(bands)) - y0)
-        band = Band(conv, buffer, slot, bound(y0 * view.stride[0] - view.pad[0]), view.span(count))
-        fill(n, slot, band)
-        conv.each_group(tiles, lambda group: conv.rows(
-            n, group, (Run(1, y0, count),), lambda run: (None, None), tiles.columns[group[0]], band.read, conv.put))
-
-    return Work(kernel.shape[0] * bands, ns, emit)
-
-
-def band_rows(conv: Direct, batch: int) -> int:
-    """Result rows of a band: few enough for the cache and for all threads, and as many as that allows."""
-    view, threads = conv.window, conv.cpu.llvm.get("num-cores", 1)
-    columns = view.pad[1] + view.source[1] + view.beyond[1]
-    row = 4 * columns * conv.channels
-    rows = 1
-    while rows < view.out[0] and view.span(rows + 1) * row <= max(BAND_BYTES, conv.cpu.l2 // 4):
-        rows += 1
-    return min(rows, max(1, view.out[0] // ceildiv(threads, batch)))
 
 
 # --- depthwise -------------------------------------------------------------------------------------------------------

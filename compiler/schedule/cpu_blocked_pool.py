@@ -16,7 +16,8 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler import scalar
 from compiler.ops.pool import divisor
-from compiler.schedule.cpu_blocked import CYCLES_PER_NS, Put, Window, blocked, window
+from compiler.schedule.cpu_band import CYCLES_PER_NS
+from compiler.schedule.cpu_blocked import Put, Window, blocked, window
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
 from compiler.schedule.cpu_tile import bound, cut, parts, reduction
 from compiler.schedule.kernel import Kernel, Work

@@ -11,7 +11,8 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
+from compiler.schedule.cpu_band import CYCLES_PER_NS
+from compiler.schedule.cpu_blocked import blocked
 from compiler.schedule.cpu_loops import ceildiv, i64, static
 from compiler.schedule.cpu_tile import bound, parts
 from compiler.schedule.kernel import Kernel, Work

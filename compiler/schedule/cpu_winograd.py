@@ -17,7 +17,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.ops import winograd
-from compiler.schedule.cpu_blocked import CYCLES_PER_NS, blocked
+from compiler.schedule.cpu_band import CYCLES_PER_NS
+from compiler.schedule.cpu_blocked import blocked
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
 from compiler.schedule.cpu_tile import Run, Tiling, bound, choose, parts, ranged, register_tile, tiling
 from compiler.schedule.kernel import Kernel, Work

@@ -7,12 +7,16 @@ import sys
 
 import click
 
+from netc.layers import short
 
-@click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --json")
+
+@click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --kernels --batch 16\n  netc inspect digits.netb --json")
 @click.argument("artifact")
+@click.option("--kernels", is_flag=True, help="List each kernel: the layers it computes, its ops, FLOPs and bytes.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
 @click.option("--extract", metavar="MEMBER", help="Write one member to standard output.")
-def command(artifact: str, as_json: bool, extract: str | None) -> int:
+def command(artifact: str, kernels: bool, batch: int, as_json: bool, extract: str | None) -> int:
     """List what an artifact holds: target, inputs, outputs, parameters, kernels, members; hashes are verified."""
     from runtime.errors import NetcError
     from runtime.format import read
@@ -25,6 +29,10 @@ def command(artifact: str, as_json: bool, extract: str | None) -> int:
         return 0
     if as_json:
         click.echo(json.dumps(manifest, indent=1))
+        return 0
+    if kernels:
+        for name, program in manifest["programs"].items():
+            _kernels(f"{manifest['net']}: {name}, batch {batch}", program, dict.fromkeys(program["symbols"], batch))
         return 0
     click.echo(f"net       {manifest['net']}" + "".join(f" {k}={v}" for k, v in manifest["settings"].items()))
     click.echo(f"target    {manifest['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
@@ -42,6 +50,25 @@ def command(artifact: str, as_json: bool, extract: str | None) -> int:
     for name, member in manifest["members"].items():
         click.echo(f"member    {name} {member['bytes']:,} bytes sha256 {member['sha256'][:16]}…")
     return 0
+
+
+def _kernels(title: str, program: dict, sizes: dict[str, int]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from runtime.format import size
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("layers", "ops"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("FLOPs", "bytes"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for kernel in program["kernels"]:
+        table.add_row(short(kernel["layers"]), " ".join(kernel["ops"]), *(f"{size(kernel[k], sizes):,}" for k in ("flops", "bytes")))
+    table.add_section()
+    table.add_row(f"{len(program['kernels'])} kernels, {size(program['arena'], sizes):,} bytes of arena", "", *(
+        f"{sum(size(kernel[k], sizes) for kernel in program['kernels']):,}" for k in ("flops", "bytes")))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 def _shape(shape: list) -> str:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from netc.layers import short
 from netc.options import SET, load_net, split_place
 
 
@@ -52,6 +53,6 @@ def _table(net: str, program: str, batch: int, total: float, rows: list) -> None
     whole = sum(r.ms for r in rows) or 1.0
     for r in rows:
         rate = (f"{r.flops / r.ms / 1e6:.1f}", f"{r.bytes / r.ms / 1e6:.1f}") if r.ms else ("", "")
-        table.add_row(", ".join(r.layers), " ".join(r.ops), r.part, f"{r.ms:.4f}", f"{100 * r.ms / whole:.1f}", *rate)
+        table.add_row(short(r.layers), " ".join(r.ops), r.part, f"{r.ms:.4f}", f"{100 * r.ms / whole:.1f}", *rate)
     console = Console()
     (console if console.is_terminal else Console(width=160)).print(table)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 
 Version = tuple[str, int]  # a tensor, and which copy of it; copy 0 is the original
 
-TRIES = 4  # candidates of a round that are worked out to the end
+TRIES = 8  # candidates of a round that are worked out at most, and
+GOOD = 3  # how many have to be good before the best of them is taken
 DEEP = 64  # tensors that may have to be computed again for one
 INSTANT = 1e-7  # seconds below which times do not count
 
@@ -62,28 +64,35 @@ def shrink(runs: Sequence[Run], problem: Problem, budget: int) -> list[Run] | No
     """Runs of which no more than `budget` bytes live together, made from the given originals; None where none are found."""
     state = _State(list(runs), problem, budget)
     while state.excess.any():
-        found = [after for move in state.moves() if (after := state.after(move)).over() < state.over()]
+        before = state
+        tried = (before.after(move) for move in before.moves())
+        found = list(islice((after for after in tried if after.over() < before.over()), GOOD))
         if not found:
             return None
-        before = state
         state = max(found, key=lambda s: (before.over() - s.over()) / (max(s.seconds - before.seconds, 0.0) + INSTANT))
     return state.runs
 
 
 def live(runs: Sequence[Run], bytes: Mapping[str, int]) -> np.ndarray:
     """Bytes alive at each run."""
-    change = np.zeros(len(runs) + 1, np.int64)
-    for version, at in _accesses(runs).items():
+    return _live(runs, _accesses(runs), bytes)
+
+
+def _live(runs: Sequence[Run], accesses: Mapping[Version, list[int]], bytes: Mapping[str, int]) -> np.ndarray:
+    change = [0] * (len(runs) + 1)
+    for version, at in accesses.items():
         change[at[0]] += bytes[version[0]]
         change[at[-1] + 1] -= bytes[version[0]]
-    return np.cumsum(change)[:-1] + np.array([run.scratch for run in runs], np.int64)
+    return np.cumsum(change[:-1]) + np.array([run.scratch for run in runs], np.int64)
 
 
 def _accesses(runs: Sequence[Run]) -> dict[Version, list[int]]:
-    """The runs that read or write each version, in order."""
+    """The runs that read or write each version, in order; one that does both stands there twice."""
     found: dict[Version, list[int]] = {}
     for at, run in enumerate(runs):
-        for version in dict.fromkeys((*run.writes, *run.reads)):
+        for version in run.writes:
+            found.setdefault(version, []).append(at)
+        for version in run.reads:
             found.setdefault(version, []).append(at)
     return found
 
@@ -110,7 +119,7 @@ class _State:
 
     def __post_init__(self) -> None:
         self.accesses = _accesses(self.runs)
-        self.live = live(self.runs, self.problem.bytes)
+        self.live = _live(self.runs, self.accesses, self.problem.bytes)
         self.excess = np.maximum(self.live - self.budget, 0)
         self.seconds = sum(run.seconds for run in self.runs)
         self.until = next((at for at, run in enumerate(self.runs)

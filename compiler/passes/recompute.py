@@ -39,9 +39,11 @@ def recompute(graph: Graph, context: Context) -> list[Rewrite]:
         return [Rewrite(f"{what} takes {text(before)}", (), taken=False, why=f"that fits {text(context.memory)}")]
     runs = fit(graph, context, context.memory)
     if runs is None:
-        raise NetcError("E0414", f"{what} needs more than {text(context.memory)}, whatever is computed again",
-                        f"the smallest budget that can be met is {text(_smallest(graph, context, before))}; "
-                        f"without one it takes {text(before)} (at batch {context.batch})")
+        smallest, runs = _smallest(graph, context, before)
+        if runs is None or smallest > context.memory:
+            raise NetcError("E0414", f"{what} needs more than {text(context.memory)}, whatever is computed again",
+                            f"the smallest budget that can be met is {text(smallest)}; without one it takes {text(before)} "
+                            f"(at batch {context.batch})")
     done = apply(graph, runs, context.batch)
     after = _arena(graph, [scratch[run.kernel] for run in runs], context.batch)
     return [Rewrite(f"{what} takes {text(after)} instead of {text(before)}", (), gain=sum(rewrite.gain for rewrite in done)),
@@ -80,16 +82,17 @@ def fit(graph: Graph, context: Context, budget: int) -> list[Run] | None:
     return None
 
 
-def _smallest(graph: Graph, context: Context, most: int) -> int:
-    """The smallest budget that can be met, within two hundredths."""
-    low, high = 0, most
+def _smallest(graph: Graph, context: Context, most: int) -> tuple[int, list[Run] | None]:
+    """The smallest budget that can be met, within two hundredths, and how; None where nothing needs to be done for it."""
+    low, high, runs = 0, most, None
     while high - low > high // 50:
         middle = (low + high) // 2
-        if fit(graph, context, middle) is None:
+        found = fit(graph, context, middle)
+        if found is None:
             low = middle
         else:
-            high = middle
-    return high
+            high, runs = middle, found
+    return high, runs
 
 
 # --- from the graph ------------------------------------------------------------------------------------------------

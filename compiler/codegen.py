@@ -20,8 +20,16 @@ from tvm import s_tir, tirx
 
 from compiler import cache, objects
 
-# LLVM finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
-CONFIG = {"tirx.disable_cse_tir": True}
+# What the loops that schedules write need of TVM's lowering. Its default pipeline has forty passes more, for other targets
+# and for scheduled blocks, and takes four times as long. Among those left out is its search for common subexpressions:
+# LLVM finds them, and TVM's analyzer fails on some comparisons that the search binds.
+LOWERING = (
+    s_tir.transform.CanonicalizeLoop, tirx.transform.StmtSimplify, s_tir.transform.LowerOpaqueBlock, tirx.transform.FlattenBuffer,
+    tirx.transform.BF16ComputeLegalize, tirx.transform.NarrowDataType, tirx.transform.VectorizeLoop,
+    tirx.transform.StorageRewrite, tirx.transform.UnrollLoop, tirx.transform.StmtSimplify,
+    s_tir.transform.RewriteUnsafeSelect, tirx.transform.AnnotateEntryFunc, tirx.transform.MakePackedAPI,
+    tirx.transform.BF16StorageLegalize, tirx.transform.LowerTVMBuiltin, tirx.transform.LowerIntrin)
+ARGUMENTS = {tirx.transform.NarrowDataType: (32,), tirx.transform.VectorizeLoop: (True,)}
 
 
 def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -> bytes:
@@ -29,7 +37,7 @@ def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -
 
     target: a TVM target. Functions of the module without a symbol must be called from those that have one only.
     """
-    settings = json.dumps([tvm.__version__, CONFIG, dict(target)], sort_keys=True)
+    settings = json.dumps([tvm.__version__, [p.__name__ for p in LOWERING], dict(target)], sort_keys=True)
     functions = {var.name_hint: function for var, function in module.functions.items()}
     symbols = {name: f"netc_{_key(function, settings)}" for name, function in functions.items()
                if "global_symbol" not in function.attrs}
@@ -53,21 +61,23 @@ def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -
 
 def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> bytes:
     """The object of these functions; one without a symbol gets its name as symbol, with plain C arguments."""
-    goal = tvm.target.Target(dict(target))
-    goal = goal.with_host(goal)
-    with tvm.transform.PassContext(config=CONFIG):
-        module = tirx.transform.BindTarget(goal)(tvm.IRModule(dict(functions)))
-        pipeline, finalize, _ = s_tir.pipeline.default_s_tir_pipeline()
-        module = finalize()(pipeline(module))
-        named = {var.name_hint: function if "global_symbol" in function.attrs
-                 else function.with_attr("global_symbol", var.name_hint).without_attr("tirx.is_entry_func")
-                 for var, function in module.functions.items()}
-        built = tvm.get_global_func("target.build.llvm")(tvm.IRModule(named), goal)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "host.o")
-        built.write_to_file(path)
+        generate(functions, target).write_to_file(path)
         with open(path, "rb") as stream:
             return stream.read()
+
+
+def generate(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> Any:
+    """LLVM's module of these functions, which can be written as an object or read (`inspect_source("ll")`)."""
+    goal = tvm.target.Target(dict(target))
+    goal = goal.with_host(goal)
+    module = tirx.transform.BindTarget(goal)(tvm.IRModule(dict(functions)))
+    module = tvm.transform.Sequential([made(*ARGUMENTS.get(made, ())) for made in LOWERING])(module)
+    named = {var.name_hint: function if "global_symbol" in function.attrs
+             else function.with_attr("global_symbol", var.name_hint).without_attr("tirx.is_entry_func")
+             for var, function in module.functions.items()}
+    return tvm.get_global_func("target.build.llvm")(tvm.IRModule(named), goal)
 
 
 def _key(function: tirx.PrimFunc, settings: str) -> str:

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import tvm
-from tvm import s_tir, tirx
+from tvm import tirx
 
 from compiler import codegen, lower
 from compiler.backend import CpuBackend, choose
@@ -44,18 +43,10 @@ def generate(program: str, graph: Graph, target: str, batch: int) -> Code:
 
 
 def _llvm(name: str, function: tirx.PrimFunc, target: Mapping[str, Any]) -> str:
-    goal = tvm.target.Target(dict(target))
-    goal = goal.with_host(goal)
-    with tvm.transform.PassContext(config=codegen.CONFIG):
-        pipeline, finalize, _ = s_tir.pipeline.default_s_tir_pipeline()
-        module = finalize()(pipeline(tirx.transform.BindTarget(goal)(tvm.IRModule({name: function}))))
-        plain = {var.name_hint: f.with_attr("global_symbol", var.name_hint).without_attr("tirx.is_entry_func")
-                 for var, f in module.functions.items()}
-        text = tvm.get_global_func("target.build.llvm")(tvm.IRModule(plain), goal).inspect_source("ll")
-    found = re.findall(r"^define [^\n]*@([\w.]+)\([^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)
-    bodies = [m[0] for m in re.finditer(r"^define [^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)]
-    kept = [body for name_, body in zip(found, bodies) if name_ == name or name_.startswith("__tvm_parallel_lambda")]
-    return BOILERPLATE.sub("", "\n".join(kept))
+    text = codegen.generate({name: function}, target).inspect_source("ll")
+    bodies = {m[1]: m[0] for m in re.finditer(r"^define [^\n]*@([\w.]+)\([^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)}
+    return BOILERPLATE.sub("", "\n".join(body for symbol, body in bodies.items()
+                                         if symbol == name or symbol.startswith("__tvm_parallel_lambda")))
 
 
 def _split_cuda(source: str, names: list[str]) -> dict[str, str]:

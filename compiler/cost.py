@@ -19,7 +19,8 @@ from compiler.ops import REGISTRY, namespace
 class Machine:
     """What a target can do: f32 FLOP/s, bytes/s from memory, seconds it takes to start a kernel; what its schedules can do:
     pairs (producer, reader) that run band by band in one kernel, whether the kernel of an anchor can share a call; bytes of
-    the cache that a band should stay in; which composite nodes are one kernel as they are."""
+    the cache that a band should stay in; which composite nodes are one kernel as they are; pairs of ops that read one tensor
+    once for both results."""
 
     flops: float
     bandwidth: float
@@ -28,6 +29,7 @@ class Machine:
     together: Callable[[Graph, str], bool] = lambda graph, anchor: False
     native: Callable[[Node], bool] = lambda node: False
     cache: int = 512 << 10
+    pairs: frozenset[tuple[str, str]] = frozenset()
 
 
 def _blocked(graph: Graph, anchor: str) -> bool:
@@ -51,7 +53,8 @@ def _row(node: Node) -> bool:
 
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked, native=_row),
+    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked, native=_row,
+                   pairs=frozenset({("max_pool", "max_pool_index"), ("conv_weight_grad", "sum")})),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6, together=_threads),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6, together=_threads),
 }

@@ -47,7 +47,8 @@ class Options:
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
                        self.block, machine.staged, machine.together, machine.cache, machine.launch,
                        lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact, self.memory,
-                       self.scratch, self.search, lambda graph: predicted(graph, self))
+                       self.scratch, self.search, lambda graph: predicted(graph, self),
+                       machine.pairs)
 
 
 def build(program: Program, names: Collection[str], options: Options = Options(),

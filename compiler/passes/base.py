@@ -21,7 +21,8 @@ class Context:
     kernels that do not need each other can share a call; cache: bytes of the cache a band should stay in; exact: whether
     algorithms that round differently are ruled out. memory: the largest arena that is allowed, None for any; scratch: bytes
     that a kernel needs for itself, by the name of its last node, as far as they are known. search: seconds to look for an
-    order of rewrites in; predict(graph): predicted seconds of a graph of layers as it would be lowered.
+    order of rewrites in; predict(graph): predicted seconds of a graph of layers as it would be lowered. pairs: ops whose
+    kernels read one tensor once for both results.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
@@ -40,6 +41,7 @@ class Context:
     scratch: Mapping[str, Dim] = field(default_factory=dict)
     search: float = 0.0
     predict: Callable[[Graph], float] = lambda graph: 0.0
+    pairs: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)

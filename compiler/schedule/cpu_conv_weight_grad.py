@@ -32,9 +32,21 @@ def emit_conv_weight_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     return True
 
 
+def emit_weight_and_bias_grad(kernel: Kernel, bias: Kernel, cpu: Cpu, batch: int) -> bool:
+    """Emits `conv_weight_grad` and the sum of the same output gradient over images and positions; False as above."""
+    g, x = kernel.operands
+    if not applies(kernel, known(g.shape), known(x.shape)) or known(g.shape)[0] // kernel.a.groups < cpu.lanes // 2:
+        return False
+    _WeightGrad(kernel, cpu, batch, bias).emit()
+    return True
+
+
 class _WeightGrad:
-    def __init__(self, kernel: Kernel, cpu: Cpu, batch: int):
+    """bias: the kernel of the bias gradient, which is summed from the panels too."""
+
+    def __init__(self, kernel: Kernel, cpu: Cpu, batch: int, bias: Kernel | None = None):
         a, (g, x) = kernel.a, kernel.operands
+        self.bias = bias
         self.kernel, self.cpu, self.g, self.x, self.flat = kernel, cpu, g, x, len(kernel.shape) == 3
         self.groups = a.groups
         all_outputs, *out = known(g.shape)
@@ -72,6 +84,10 @@ class _WeightGrad:
             self.padded = self.kernel.scratch(tuple(map(i64, shape)), "float32")
         with fused([self.groups * self.panels, self.rows, self.width], False) as (at, row, lane):
             T.buffer_store(self.sums, tirx.const(0.0, "float32"), [*self._split(at), row, lane])
+        if self.bias:
+            self.totals = self.kernel.scratch(tuple(map(i64, (*panel, self.width))), "float32")
+            with loops([self.groups * self.panels, self.width]) as (at, lane):
+                T.buffer_store(self.totals, tirx.const(0.0, "float32"), [*self._split(at), lane])
         with T.serial(0, tirx.floordiv(images + (self.block - 1), i64(self.block))) as block:
             first = block * self.block
             count = tirx.Min(i64(self.block), images - first)
@@ -80,6 +96,9 @@ class _WeightGrad:
                     self._pad(first + b, b, c)
             with fused([count, self.groups * self.panels], self.parallel) as (b, at):
                 self._transpose(first + b, b, *self._split(at))
+            if self.bias:
+                with fused([self.groups * self.panels], self.parallel) as (at,):
+                    self._total(count, *self._split(at))
             with fused([self.groups * self.panels, tiles], self.parallel) as (at, tile):
                 self._rows(first, count, *self._split(at), tile * self.m)
         self._finish()
@@ -166,9 +185,28 @@ class _WeightGrad:
             return self.padded[b, c, *at]
         return self.x(first + b, c, *(at[1:] if self.flat else at))
 
+    def _total(self, count: Any, group: Any, panel: Any) -> None:
+        """Adds a panel's output gradients to what is known of the bias gradient."""
+        sums = [T.alloc_buffer((self.cpu.lanes,), "float32") for _ in range(self.vectors)]
+        lanes = i64(self.cpu.lanes)
+        for v, acc in enumerate(sums):
+            with T.vectorized(0, lanes) as lane:
+                T.buffer_store(acc, self.totals[group, panel, lane + v * self.cpu.lanes], [lane])
+        with T.serial(0, count) as b, T.serial(0, i64(prod(self.out))) as p:
+            for v, acc in enumerate(sums):
+                with T.vectorized(0, lanes) as lane:
+                    T.buffer_store(acc, acc[lane] + self.panel[b, group, panel, p, lane + v * self.cpu.lanes], [lane])
+        for v, acc in enumerate(sums):
+            with T.vectorized(0, lanes) as lane:
+                T.buffer_store(self.totals, acc[lane], [group, panel, lane + v * self.cpu.lanes])
+
     def _finish(self) -> None:
         """The sums, transposed, through the kernel's tail."""
         lanes = self.cpu.lanes
+        if self.bias:
+            with loops([self.groups, self.outputs]) as (group, o):
+                at = [group, tirx.floordiv(o, i64(self.width)), tirx.floormod(o, i64(self.width))]
+                self.bias.store((group * self.outputs + o,), self.totals[*at])
         vectors = ceildiv(self.outputs, lanes)
         with fused([self.groups, vectors], self.parallel) as (group, vector):
             def store(count: int) -> None:

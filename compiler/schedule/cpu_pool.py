@@ -33,6 +33,14 @@ def emit_pool(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     return True
 
 
+def emit_pool_and_index(kernel: Kernel, index: Kernel, cpu: Cpu, batch: int) -> bool:
+    """Emits `max_pool` and `max_pool_index` of one operand; False (and nothing emitted) where this does not apply."""
+    if not _applies(kernel, kernel.operands[:1]) or kernel.operands[0].buffer is None:
+        return False
+    _Pool(kernel, cpu, batch, index).forward()
+    return True
+
+
 def emit_pool_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     """Emits `max_pool_grad` or `avg_pool_grad`; False (and nothing emitted) where this does not apply."""
     if not _applies(kernel, kernel.operands):
@@ -47,10 +55,11 @@ def _applies(kernel: Kernel, operands: Any) -> bool:
 
 
 class _Pool:
-    """One kernel: `many` is the side with the elements, `few` that with the windows."""
+    """One kernel, or a maximum and the kernel of its `index`."""
 
-    def __init__(self, kernel: Kernel, cpu: Cpu, batch: int):
+    def __init__(self, kernel: Kernel, cpu: Cpu, batch: int, index: Kernel | None = None):
         a = kernel.a
+        self.index = kernel if kernel.op.name == "max_pool_index" else index
         self.kernel, self.cpu, self.flat = kernel, cpu, len(kernel.shape) == 3
         self.x = kernel.operands[0]
         backward = hasattr(a, "size")
@@ -110,7 +119,7 @@ class _Pool:
 
     def _vector(self, rows: Any, n: Any, c: Any, y: Any, x: Any, count: int, outside: Any) -> None:
         """A vector of windows, of which `count` are stored."""
-        lanes, search = i64(self.cpu.lanes), self.kernel.op.name == "max_pool_index"
+        lanes, search = i64(self.cpu.lanes), self.index is not None
         best = T.alloc_buffer((self.cpu.lanes,), "float32")
         where = T.alloc_buffer((self.cpu.lanes,), "int32") if search else None
         with T.vectorized(0, lanes) as lane:
@@ -132,10 +141,14 @@ class _Pool:
                                tirx.Max(best[lane], value), [lane])
         with T.vectorized(0, i64(count)) as lane:
             at = self._index(n, c, y, x + lane)
-            result = tirx.Cast(DTYPES[self.kernel.out.dtype], where[lane]) if search else best[lane]
+            result = best[lane]
             if self.kernel.op.name == "avg_pool":
                 result = result * divisor(scalar, self.kernel.a, at[2:], self.x.shape[2:], "f32")
-            self.kernel.store(at, result)
+            if self.kernel is not self.index:
+                self.kernel.store(at, result)
+        if search:
+            with T.vectorized(0, i64(count)) as lane:
+                self.index.store(self._index(n, c, y, x + lane), tirx.Cast(DTYPES[self.index.out.dtype], where[lane]))
 
     # --- backward --------------------------------------------------------------------------------------------------
 

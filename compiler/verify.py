@@ -81,6 +81,8 @@ def _compare(graph: Graph, before: Graph) -> None:
         old, new = getattr(before, table), getattr(graph, table)
         if {k: before[n].type for k, n in old.items()} != {k: graph[n].type for k, n in new.items()}:
             raise BrokenGraph(f"{table} changed from {sorted(old)} to {sorted(new)} or changed their types")
+    if before.updates.keys() - graph.updates.keys():
+        raise BrokenGraph(f"the updates of {sorted(before.updates.keys() - graph.updates.keys())} were lost")
     lost = _origins(before) - _origins(graph)
     if lost:
         raise BrokenGraph(f"the origins {sorted(lost)} were lost")

@@ -89,8 +89,8 @@ class Layers:
 
 
 @graph_pass("collapse_linear_chains", training=False,
-            reason="the product of two trained weights is not trained as the two are: the pass would change what is "
-                   "learned")
+            reason="in training weights change, and their products would have to be made and differentiated anew in "
+                   "every step")
 def collapse_linear_chains(graph: Graph, context: Context) -> list[Rewrite]:
     """Makes one layer of dense layers, of convolutions and 1×1 convolutions, and of dense layers behind convolutions,
     that follow each other with a single reader each."""

@@ -38,8 +38,8 @@ class Found:
 
 
 @graph_pass("fold_batch_norm", training=False,
-            reason="in training, batch normalization depends on the batch, and a scale folded into a weight would "
-                   "change how both are learned")
+            reason="in training batch normalization depends on the batch, and weights with a scale in them would have "
+                   "to be made anew in every step")
 def fold_batch_norm(graph: Graph, context: Context) -> list[Rewrite]:
     """Folds batch_norm, normalize, scale, and products and sums with one number a channel into the convolution or dense
     layer before or after them."""

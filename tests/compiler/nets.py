@@ -14,6 +14,7 @@ from compiler.initialize import initialize
 from compiler.ir import Graph, Origin, TensorType
 
 from compiler.ops.base import OpError
+from tests.compiler.modules import module
 from tests.compiler.ops.table import call
 
 N = symbol("N")
@@ -29,6 +30,9 @@ class Net:
     graph: Graph = field(default_factory=lambda: Graph("random"), repr=False)
     calls: list[str] = field(default_factory=list)
     values: list[Value] = field(default_factory=list, repr=False)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text("\n".join(self.calls))
 
     @property
     def builder(self) -> Builder:
@@ -79,10 +83,11 @@ def paddings() -> Any:
 
 
 @st.composite
-def nets(draw: Any, smooth: bool = False, steps: int = 8) -> Net:
+def nets(draw: Any, smooth: bool = False, steps: int = 8, modules: int = 0) -> Net:
     """A net on an image (or on rows) with 2 to `steps` random calls, a softmax output, a loss and a metric.
 
-    smooth: without kinks (relu, max pooling, …), so that finite differences are meaningful everywhere.
+    smooth: without kinks (relu, max pooling, …), so that finite differences are meaningful everywhere. modules: how many
+    of the calls at most are whole structures (`modules.py`).
     """
     net = Net()
     b = net.builder
@@ -94,7 +99,11 @@ def nets(draw: Any, smooth: bool = False, steps: int = 8) -> Net:
         size = draw(st.integers(3, 7 if smooth else 10))
         net.values.append(b.input("image", TensorType("f32", (N, draw(st.integers(1, 4)), size, size + 1)), "input"))
     for _ in range(draw(st.integers(2, steps))):
-        _step(draw, net, smooth)
+        if modules and draw(st.integers(0, 2)) == 0:
+            modules -= 1
+            module(draw, net, smooth)
+        else:
+            _step(draw, net, smooth)
     _head(draw, net)
     return net
 

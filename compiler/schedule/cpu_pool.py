@@ -121,18 +121,19 @@ class _Pool:
         """A vector of windows, of which `count` are stored."""
         lanes, search = i64(self.cpu.lanes), self.index is not None
         best = T.alloc_buffer((self.cpu.lanes,), "float32")
-        where = T.alloc_buffer((self.cpu.lanes,), "int32") if search else None
+        # As a float, so that all vectors of the loop are of one width.
+        where = T.alloc_buffer((self.cpu.lanes,), "float32") if search else None
         with T.vectorized(0, lanes) as lane:
             T.buffer_store(best, outside, [lane])
         if search:
             with T.vectorized(0, lanes) as lane:
-                T.buffer_store(where, tirx.const(0, "int32"), [lane])
+                T.buffer_store(where, tirx.const(0.0, "float32"), [lane])
         with loops(self.size, T.unroll if prod(self.size) <= 32 else T.serial) as (i, j):
             with T.vectorized(0, lanes) as lane:
                 buffer, index = rows(self._tap(y, x + lane, i, j))
                 value = buffer[*index]
                 if search:
-                    place = tirx.Cast("int32", i * self.size[1] + j)
+                    place = tirx.Cast("float32", i * self.size[1] + j)
                     T.buffer_store(where, tirx.Select(value > best[lane], place, where[lane]), [lane])
             with T.vectorized(0, lanes) as lane:
                 buffer, index = rows(self._tap(y, x + lane, i, j))

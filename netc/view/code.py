@@ -50,8 +50,8 @@ def _llvm(name: str, function: tirx.PrimFunc, target: Mapping[str, Any]) -> str:
 
 
 def _split_cuda(source: str, names: list[str]) -> dict[str, str]:
-    """The kernel functions of CUDA C by name; TVM appends a suffix."""
-    found = {m[1]: m[0] for m in re.finditer(r'^extern "C" __global__[^;{]*?(\w+)\([^)]*\)[^{;]*\{\n.*?^\}\n', source,
+    """The kernels of CUDA C by the function they are of; one that became several is all of them."""
+    found = {m[1]: m[0] for m in re.finditer(r'^extern "C" __global__ [^\n]*?(\w+)\([^()\n]*\) \{\n.*?^\}\n', source,
                                              re.MULTILINE | re.DOTALL)}
-    return {name: "\n".join(text for symbol, text in found.items() if re.fullmatch(rf"{name}(_kernel(_\d+)?)?", symbol))
+    return {name: "\n".join(text for symbol, text in found.items() if symbol == name or symbol.startswith(f"{name}_"))
             for name in names}

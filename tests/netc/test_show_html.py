@@ -255,6 +255,16 @@ def test_the_code_of_a_kernel_and_a_training_step(browser, tmp_path):
         assert page.evaluate("netc.page.stage.list.some(n => n.home.startsWith('grad'))")
 
 
+def test_the_code_of_a_gpu(tmp_path):
+    path, net = tmp_path / "small.html", tmp_path / "small.net"
+    net.write_text(NET)
+    assert show(str(net), "--html", str(path), "--target", "cuda:sm_80").exception is None
+    code = unpack(path.read_text(), "code")
+    assert code["language"] == "CUDA" and set(code["kernels"]) == set(code["functions"])
+    assert all('extern "C" __global__' in text and f"{name}(" in text and "threadIdx.x" in text
+               for name, text in code["functions"].items())
+
+
 def test_mistakes_are_explained(tmp_path):
     for arguments, code in ((["--html", str(tmp_path / "no" / "x.html"), "--no-code"], "E0432"), (["--html", "x.html", "--target", "tpu"], "E0701")):
         result = show(str(ROOT / "specs/logistic.net"), *arguments)

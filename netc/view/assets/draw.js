@@ -16,7 +16,7 @@ netc.Graph = class {
   restyle() {
     const style = getComputedStyle(document.documentElement);
     this.css = Object.fromEntries(["ground", "surface", "raised", "line", "line-strong", "text", "muted", "faint", "edge", "accent",
-      "added", "changed", "moved", "gone", "tint-l", "tint-c", "mark-l", "mark-c", "block", "sans"].map(
+      "added", "changed", "moved", "gone", "tint-l", "tint-c", "mark-l", "mark-c", "block", "halo", "sans"].map(
       name => [name, style.getPropertyValue("--" + name).trim()]));
     this.tints = new Map();
     this.dirty = true;
@@ -253,7 +253,7 @@ netc.Graph = class {
     c.font = `600 ${size}px ${css.sans}`;
     c.lineJoin = "round";
     c.lineWidth = 4 / Math.min(1, camera.k);
-    c.strokeStyle = css.ground;
+    c.strokeStyle = far ? css.ground : css.halo;
     c.fillStyle = this.hover === thing.id ? css.text : css.muted;
     c.textAlign = far ? "right" : "left"; c.textBaseline = "top";
     const text = far ? name : "▾ " + this.clip(c, name, thing.w - 40), x = far ? thing.x - 9 / camera.k : thing.x + 12, y = thing.y + (far ? 2 : 10);

@@ -194,6 +194,7 @@ netc.Page = class {
   slider() {
     const slider = document.getElementById("slider"), e = netc.element;
     slider.max = this.model.stages.length - 1;
+    document.getElementById("ticks").style.setProperty("--stages", this.model.stages.length);
     slider.oninput = () => this.go(+slider.value);
     document.getElementById("ticks").replaceChildren(...this.model.stages.map((stage, i) => {
       const words = stage.name.split("_").flatMap((word, j) => j ? [e("wbr"), "_" + word] : [word]);

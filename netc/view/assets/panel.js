@@ -146,8 +146,8 @@ netc.Panel = class {
 
   code(node, model, code) {
     const e = netc.element, last = model.counterpart(node, model.last);
-    if (!code || !code.kernels || !last || last.kernel < 0) return null;
-    const name = code.kernels[last.kernel], text = code.functions[name] || "", lines = text.split("\n");
+    if (!code?.kernels || !last || last.kernel < 0 || !code.functions[code.kernels[last.kernel]]) return null;
+    const name = code.kernels[last.kernel], text = code.functions[name], lines = text.split("\n");
     const same = code.kernels.filter(other => other === name).length;
     const limit = 1500, pre = e("pre", { class: "code" }, lines.slice(0, limit).join("\n"));
     const rest = lines.length > limit ? e("button", { onclick: event => { pre.textContent = text; event.target.remove(); } },

@@ -25,6 +25,7 @@ from compiler.passes import (  # noqa: F401  (each declares its pass)
     group_independent,
     merge_sibling_convs,
     move_pooling,
+    plan_memory,
     recompute,
     search,
     share_reads,
@@ -38,7 +39,8 @@ LAYERS = ["fold_batch_norm", "search", "move_pooling", "collapse_linear_chains",
 PRIMITIVES = ["concat_gradients", "clean", "choose_layout", "choose_algorithm"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
-           "eliminate_split", "eliminate_padding", "share_reads", "group_independent", "flatten_updates", "recompute"]
+           "eliminate_split", "eliminate_padding", "share_reads", "group_independent", "flatten_updates", "recompute",
+           "plan_memory"]
 PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 

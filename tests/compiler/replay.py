@@ -92,8 +92,8 @@ class Replay:
                     f"{name} lies in the scratch of its own kernel"
                 self.numbers[name], self.where[name] = len(self.numbers) + 1, where
                 self.view(where)[...] = self.numbers[name]
-            taken = [where for _, where in made] if self.element_wise(launch) else []
-            self.check([name for name in read if self.where[name] not in taken], launch, "is overwritten by")
+            taken = [self.place(name) for name, _ in made] if self.element_wise(launch) else []
+            self.check([name for name in read if self.place(name) not in taken], launch, "is overwritten by")
             self.check([name for name, _ in made], launch, "shares memory with another result of")
 
     def check(self, names: list[str], launch: Launch, what: str) -> None:
@@ -107,6 +107,11 @@ class Replay:
         whole = self.tags[start:start + int(np.prod(shape))].reshape(shape)
         part = where.get("part", [[0, extent] for extent in shape[:-1]])
         return whole[tuple(slice(size(s, self.env), size(e, self.env)) for s, e in part)]
+
+    def place(self, name: str) -> tuple:
+        """Where a result lies: equal for two of which each element lies where that of the other does."""
+        view = self.view(self.where[name])
+        return view.__array_interface__["data"][0], view.shape, view.strides
 
     def element_wise(self, launch: Launch) -> bool:
         return all(REGISTRY[self.program.graph[m].op].pointwise for m in launch.nodes)

@@ -56,3 +56,71 @@ def test_forward(case, batch):
 @given(convolutions(depthwise=True))
 def test_depthwise(case):
     assert_matches(case, emit_blocked_conv)
+
+
+SAME3 = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), pad=((1, 1), (1, 1)), groups=1)
+
+
+def same(lanes, channels=2, outputs=5, size=13, layout=None):
+    """A padded 3x3 convolution of `channels` blocks to `outputs` blocks."""
+    types = (f32(N, channels * lanes, size, size), f32(outputs * lanes, channels * lanes, 3, 3), f32(outputs * lanes))
+    return Case("conv", SAME3, types, (Layout(lanes, 1, (1, 1, 1, 1)), Layout(lanes, 0), PLAIN), layout or Layout(lanes))
+
+
+@pytest.mark.parametrize("name", ["x86-64-v3", "generic"])
+def test_other_targets_compute_the_same(name):
+    cpu = CPUS[name]
+    if HOST.llvm["mtriple"] != cpu.llvm["mtriple"] or HOST.lanes < cpu.lanes:
+        pytest.skip("not a machine that runs it")
+    assert_matches(same(cpu.lanes), emit_blocked_conv, cpu)
+
+
+@pytest.mark.parametrize("name, fma, sums", [("x86-64-v3", r"vfmadd\w+ps.*%ymm", 12), ("x86-64-v4", r"vfmadd\w+ps.*%zmm", 27),
+                                             ("generic", r"mulps", 12), ("aarch64", r"fmla\s+v\d+\.4s", 24)])
+def test_every_target_gets_its_register_tile(name, fma, sums):
+    """Cross-compiled: the inner loops are products of the target's vectors, and no accumulator is on the heap."""
+    cpu = CPUS[name]
+    compiled = Compiled(same(cpu.lanes, size=56), emit_blocked_conv, cpu)
+    assert len(re.findall(fma, compiled.source("asm"))) >= sums
+    assert "AllocWorkspace" not in compiled.source("ll")
+
+
+def test_no_register_is_spilled():
+    """Within the innermost loop of an AVX2 tile nothing is stored."""
+    text = Compiled(same(8, size=56), emit_blocked_conv, CPUS["x86-64-v3"]).source("asm")
+    bodies = [body for body in re.split(r"(?m)^\.LBB", text) if len(re.findall(r"vfmadd\w+ps", body)) >= 48]
+    assert bodies
+    for body in bodies:
+        inner = body[body.index("vfmadd"):body.rindex("vfmadd")]
+        assert not re.search(r"vmovups\s+%ymm\d+, \S*\(%rsp\)", inner)
+
+
+@pytest.mark.parametrize("registers, lanes, tile", [(16, 8, (4, 3)), (32, 16, (9, 3)), (16, 4, (4, 3))])
+def test_tiles_follow_from_the_registers(registers, lanes, tile):
+    m, n = tile
+    assert positions(replace(CPUS["generic"], registers=registers, lanes=lanes), n) == m
+    assert m * n + n + 1 <= registers
+
+
+@given(st.integers(1, 300), st.integers(1, 20))
+def test_cuts_cover_everything_once(total, most):
+    runs = cut(total, most)
+    pieces = [(run.first + i * run.size, run.size) for run in runs for i in range(run.count)]
+    assert [start for start, _ in pieces] == [sum(size for _, size in pieces[:i]) for i in range(len(pieces))]
+    assert sum(size for _, size in pieces) == total
+    sizes = {size for _, size in pieces}
+    assert max(sizes) <= most and max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 60))
+def test_groups_cover_all_blocks(blocks, height, width):
+    tiles = tiling(16, 8, blocks, height, width, 100)
+    covered = [run.first + i * run.size + j for run in tiles.groups for i in range(run.count) for j in range(run.size)]
+    assert covered == list(range(blocks))
+
+
+def test_results_that_go_to_several_tensors():
+    """Each vector of channels is stored under the segment that it is in."""
+    lanes = HOST.lanes
+    case = replace(same(lanes), segments=((0, 2 * lanes), (2 * lanes, 5 * lanes)))
+    assert_matches(case, emit_blocked_conv)

@@ -24,9 +24,10 @@ from compiler import cache, objects
 # and for scheduled blocks, and takes four times as long. Among those left out is its search for common subexpressions:
 # LLVM finds them, and TVM's analyzer fails on some comparisons that the search binds.
 LOWERING = (
-    s_tir.transform.CanonicalizeLoop, tirx.transform.StmtSimplify, s_tir.transform.LowerOpaqueBlock, tirx.transform.FlattenBuffer,
-    tirx.transform.BF16ComputeLegalize, tirx.transform.NarrowDataType, tirx.transform.VectorizeLoop,
-    tirx.transform.StorageRewrite, tirx.transform.UnrollLoop, tirx.transform.StmtSimplify,
+    s_tir.transform.CanonicalizeLoop, tirx.transform.StmtSimplify,
+    s_tir.transform.LowerOpaqueBlock,  # takes loops of one turn away
+    tirx.transform.FlattenBuffer, tirx.transform.BF16ComputeLegalize, tirx.transform.NarrowDataType,
+    tirx.transform.VectorizeLoop, tirx.transform.StorageRewrite, tirx.transform.UnrollLoop, tirx.transform.StmtSimplify,
     s_tir.transform.RewriteUnsafeSelect, tirx.transform.AnnotateEntryFunc, tirx.transform.MakePackedAPI,
     tirx.transform.BF16StorageLegalize, tirx.transform.LowerTVMBuiltin, tirx.transform.LowerIntrin)
 ARGUMENTS = {tirx.transform.NarrowDataType: (32,), tirx.transform.VectorizeLoop: (True,)}

@@ -88,6 +88,9 @@ def test_kernels_that_read_neighbours_write_elsewhere():
 @settings(max_examples=15, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
 def test_random_nets_overwrite_nothing_that_is_read(net):
-    graph = programs.kernels(programs.step(net.graph, SGD), training=True)
+    before = programs.kernels(programs.step(net.graph, SGD), programs.Options(off=("plan_memory",)), training=True)
+    graph = before.copy()
     plan_memory(graph, context(training=True))
+    for n in (1, 4):
+        assert max_live(lifetimes(graph), {"N": n}) <= max_live(lifetimes(before), {"N": n})
     replay(planned(verify(graph)), 1, 3)

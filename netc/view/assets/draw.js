@@ -7,7 +7,8 @@ netc.Graph = class {
     this.context = canvas.getContext("2d");
     this.camera = { x: 0, y: 0, k: 1 };
     this.now = { things: new Map(), edges: new Map() };  // what is on the screen
-    this.frames = [];
+    this.frames = [];       // milliseconds that drawing the last ones took
+    this.clipped = new Map();
     this.restyle();
     new ResizeObserver(() => this.resize()).observe(canvas);
     this.listen();
@@ -70,7 +71,8 @@ netc.Graph = class {
       }
     for (const edge of layout.edges) {
       const from = old.edges.get(edge.key);
-      next.edges.set(edge.key, { ...edge, goal: edge.points, from: from ? from.points : edge.points, a0: from ? from.a : 0, to: 1 });
+      next.edges.set(edge.key, { ...edge, goal: edge.points, from: from ? from.points : edge.points, a0: from ? from.a : 0, to: 1,
+                                 within: this.within(edge, stage) });
     }
     for (const [key, edge] of old.edges)
       if (!next.edges.has(key) && edge.a > 0.05) next.edges.set(key, { ...edge, goal: edge.points, from: edge.points, a0: edge.a, to: 0 });
@@ -80,6 +82,14 @@ netc.Graph = class {
     this.duration = old.things.size && !netc.still() ? 420 : 0;
     this.step(this.began);
     this.ask();
+  }
+
+  within(edge, stage) {   // the kernel that an edge does not leave
+    const number = stage.byName.get(edge.sources.values().next().value)?.kernel ?? -1;
+    if (number < 0) return null;
+    for (const names of [edge.sources, edge.targets])
+      for (const name of names) if (stage.byName.get(name)?.kernel !== number) return null;
+    return stage.kernels[number];
   }
 
   step(time) {
@@ -262,21 +272,20 @@ netc.Graph = class {
   }
 
   edges(c, view) {
-    const { css, camera, stage } = this, lit = this.lit;
+    const { css, camera, lit } = this;
     for (const edge of this.now.edges.values()) {
-      const ys = edge.points.map(p => p[1]), xs = edge.points.map(p => p[0]);
-      if (Math.max(...ys) < view.top || Math.min(...ys) > view.bottom || Math.max(...xs) < view.left || Math.min(...xs) > view.right) continue;
-      const kernels = new Set([...edge.sources, ...edge.targets].map(name => stage.byName.get(name)?.kernel ?? -1));
-      const within = kernels.size === 1 && !kernels.has(-1) ? stage.kernels[[...kernels][0]] : null;
+      const { within, points } = edge;
+      if (points.every(p => p[1] < view.top) || points.every(p => p[1] > view.bottom)
+        || points.every(p => p[0] < view.left) || points.every(p => p[0] > view.right)) continue;
       const touched = lit && ([...edge.sources].some(n => lit.has(n)) && [...edge.targets].some(n => lit.has(n)));
       c.globalAlpha = edge.a * (lit && !touched ? 0.35 : 1);
       c.strokeStyle = within ? this.color(within.hue, "mark") : touched ? css.muted : css.edge;
       c.lineWidth = (within ? 2.4 : touched ? 1.8 : 1.15) / Math.min(1, camera.k) ** 0.6;
       c.beginPath();
-      netc.curve(c, edge.points);
+      netc.curve(c, points);
       c.stroke();
       if (edge.arrow && !within && camera.k > 0.3) {
-        const [x, y] = edge.points[edge.points.length - 1];
+        const [x, y] = points[points.length - 1];
         c.fillStyle = c.strokeStyle;
         c.beginPath(); c.moveTo(x, y); c.lineTo(x - 3.2, y - 6.5); c.lineTo(x + 3.2, y - 6.5); c.fill();
       }
@@ -297,10 +306,10 @@ netc.Graph = class {
     c.lineWidth = chosen ? 2 : 1;
     c.stroke();
     if (kernel && !small) {   // the kernel's colour, also where a kernel is one node
-      c.save(); this.round(c, thing, 9); c.clip();
       c.fillStyle = this.color(kernel.hue, "mark");
-      c.fillRect(thing.x, thing.y, 4, thing.h);
-      c.restore();
+      c.beginPath();
+      c.roundRect(thing.x, thing.y, 5, thing.h, [9, 0, 0, 9]);
+      c.fill();
     }
     if (change && change !== "gone") {
       c.strokeStyle = css[change];
@@ -366,10 +375,18 @@ netc.Graph = class {
   round(c, { x, y, w, h }, r) { c.beginPath(); c.roundRect(x, y, w, h, Math.min(r, h / 2, w / 2)); }
 
   clip(c, text, width) {
-    if (c.measureText(text).width <= width) return text;
-    let low = 0, high = text.length;
-    while (low < high) { const mid = (low + high + 1) >> 1; if (c.measureText(text.slice(0, mid) + "…").width <= width) low = mid; else high = mid - 1; }
-    return text.slice(0, low) + "…";
+    const key = `${c.font}|${width.toFixed(0)}|${text}`;
+    let clipped = this.clipped.get(key);
+    if (clipped === undefined) {
+      let low = 0, high = text.length;
+      const fits = n => c.measureText(n === text.length ? text : text.slice(0, n) + "…").width <= width;
+      if (fits(high)) low = high;
+      while (low < high) { const mid = (low + high + 1) >> 1; if (fits(mid)) low = mid; else high = mid - 1; }
+      clipped = low === text.length ? text : text.slice(0, low) + "…";
+      if (this.clipped.size > 5000) this.clipped.clear();
+      this.clipped.set(key, clipped);
+    }
+    return clipped;
   }
 };
 

@@ -54,7 +54,7 @@ class Library:
     def __call__(self, inputs: list[np.ndarray], outputs: list[tuple[tuple, str]], *sizes: int, shift: int = 0):
         numbers = [ctypes.c_int64(s) for s in sizes]
         arrays = [Guarded(i.shape, i.dtype, shift, i) for i in inputs] + [Guarded(s, d, shift) for s, d in outputs]
-        workspace = Guarded((self.function("workspace_size")(*numbers),), "u1", shift)
+        workspace = Guarded((self.function("workspace_size")(*numbers),), "u1", shift, 0xFF)  # as floats, not a number
         code = self.function("run")(*(a.address for a in arrays), *numbers, pointer(self.weights), workspace.address)
         assert all(a.whole() for a in [*arrays, workspace]), "written outside an array"
         assert all(np.array_equal(a.array, i) for a, i in zip(arrays, inputs)), "an input is written"

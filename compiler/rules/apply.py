@@ -51,8 +51,11 @@ class Run:
         before = -1
         while before < self.taken:
             before = self.taken
+            order, sorted_at = self.graph.sorted(), self.taken
             for rule in self.rules:
-                for name in [node.name for node in self.graph.sorted() if node.op == rule.roots[0].op.name]:
+                if sorted_at < self.taken:
+                    order, sorted_at = self.graph.sorted(), self.taken
+                for name in [node.name for node in order if node.op == rule.roots[0].op.name]:
                     while name in self.graph and self.at(rule, name):
                         if self.taken > limit:
                             raise NetcError("E0445", f"`{rule.name}` was applied again and again: {limit} rewrites, "

@@ -26,18 +26,18 @@ from netc.view.blocks import blocks, drawn
 from netc.view.code import Code
 from netc.view.stages import History, Stage
 
-ASSETS = files("netc.view") / "assets"
-SCRIPTS = ("../vendor/dagre.min.js", "model.js", "layout.js", "draw.js", "panel.js", "page.js")
+FILES = files("netc.view")
+SCRIPTS = ("vendor/dagre.min.js", *(f"assets/{name}.js" for name in ("model", "layout", "draw", "panel", "page")))
 
 
 def page(history: History, target: str, sources: Sequence[tuple[str, str]], code: Code | None) -> str:
     """The HTML of a program's history. sources: (path, text) of the files it is written in. code: what was generated for
     the kernels of the last stage."""
     content = {"data": _packed(_data(history, target, sources)), "code": _packed(_code(history, code))}
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    whole = (ASSETS / "page.html").read_text(encoding="utf-8")
+    script = "\n".join((FILES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    whole = (FILES / "assets/page.html").read_text(encoding="utf-8")
     for key, value in {"title": html.escape(f"{history.net} · {history.program}"), "script": script, **content,
-                       "style": (ASSETS / "page.css").read_text(encoding="utf-8")}.items():
+                       "style": (FILES / "assets/page.css").read_text(encoding="utf-8")}.items():
         whole = whole.replace("{{" + key + "}}", value)
     return whole
 

@@ -56,11 +56,11 @@ netc.Graph = class {
       this.camera.y += (before.y - shift.y);
       for (const thing of old.things.values()) { thing.x -= before.x - shift.x; thing.y -= before.y - shift.y; }
     }
-    this.start = new Map(); this.goal = layout; this.stage = stage;
+    this.goal = layout; this.stage = stage;
     for (const [id, thing] of layout.things) {
       const from = old.things.get(id) || old.things.get(origin(id, true));
       const there = old.things.has(id);
-      next.things.set(id, { ...thing, goal: thing, from: from ? { x: there ? from.x : from.x + from.w / 2 - thing.w / 2,
+      next.things.set(id, { ...thing, stage, goal: thing, from: from ? { x: there ? from.x : from.x + from.w / 2 - thing.w / 2,
         y: from.y, w: there ? from.w : thing.w, h: there ? from.h : thing.h, a: there ? from.a : 0 } : { ...thing, a: 0 }, to: 1 });
     }
     for (const [id, thing] of old.things)
@@ -258,7 +258,7 @@ netc.Graph = class {
   label(c, thing) {   // above everything, and beside its block where the block is small on the screen
     const { css, camera } = this, far = camera.k < 0.5, size = far ? 11.5 / camera.k : 12.5;
     if (far && thing.depth) return;
-    const name = netc.blockLabel(thing.path, this.stage.blocks[thing.path]);
+    const name = netc.blockLabel(thing.path, thing.stage.blocks[thing.path]);
     c.globalAlpha = thing.a;
     c.font = `600 ${size}px ${css.sans}`;
     c.lineJoin = "round";
@@ -293,9 +293,9 @@ netc.Graph = class {
   }
 
   node(c, thing) {
-    const { css, camera } = this, node = this.stage.byName.get(thing.node.name) || thing.node;
-    const kernel = node.kernel >= 0 && !thing.leaving ? this.stage.kernels[node.kernel] : null;
-    const small = netc.isSmall(node), change = thing.leaving ? "gone" : this.stage.changes.get(node.name);
+    const { css, camera } = this, { node, stage } = thing;
+    const kernel = node.kernel >= 0 ? stage.kernels[node.kernel] : null;
+    const small = netc.isSmall(node), change = thing.leaving ? "" : stage.changes.get(node.name);
     c.globalAlpha = thing.a * (this.lit && !this.lit.has(node.name) ? 0.38 : 1);
     this.round(c, thing, small ? 12 : 9);
     const far = camera.k < 0.42, several = kernel && kernel.nodes.length > 1;
@@ -311,7 +311,7 @@ netc.Graph = class {
       c.roundRect(thing.x, thing.y, 5, thing.h, [9, 0, 0, 9]);
       c.fill();
     }
-    if (change && change !== "gone") {
+    if (change) {
       c.strokeStyle = css[change];
       c.lineWidth = Math.max(1.6, 1.6 / camera.k ** 0.7);
       c.setLineDash(change === "moved" ? [4, 3] : []);
@@ -332,9 +332,9 @@ netc.Graph = class {
   }
 
   closed(c, thing) {
-    const { css, camera } = this, members = this.stage.members.get(thing.path) || [];
-    const kernels = [...new Set(members.map(n => n.kernel).filter(k => k >= 0))].map(k => this.stage.kernels[k]);
-    const words = members.map(n => this.stage.changes.get(n.name)).filter(Boolean);
+    const { css, camera } = this, { stage } = thing, members = stage.members.get(thing.path);
+    const kernels = [...new Set(members.map(n => n.kernel).filter(k => k >= 0))].map(k => stage.kernels[k]);
+    const words = thing.leaving ? [] : members.map(n => stage.changes.get(n.name)).filter(Boolean);
     c.globalAlpha = thing.a * (this.lit && !members.some(n => this.lit.has(n.name)) ? 0.38 : 1);
     c.fillStyle = css.surface;
     c.strokeStyle = this.hover === thing.id ? css.muted : css["line-strong"];
@@ -365,7 +365,7 @@ netc.Graph = class {
     c.textAlign = "left"; c.textBaseline = "middle";
     c.fillStyle = css.text;
     c.font = `600 12.5px ${css.sans}`;
-    c.fillText("▸ " + this.clip(c, netc.blockLabel(thing.path, this.stage.blocks[thing.path]), thing.w - 40), thing.x + 12, thing.y + 15.5);
+    c.fillText("▸ " + this.clip(c, netc.blockLabel(thing.path, thing.stage.blocks[thing.path]), thing.w - 40), thing.x + 12, thing.y + 15.5);
     if (camera.k < 0.42) return;
     c.fillStyle = css.muted;
     c.font = `11px ${css.sans}`;

@@ -76,8 +76,8 @@ class WinogradWeight(Op):
 
 @register
 class WinogradConv(Op):
-    """`conv` of x [N, C, H, W] with u, the `winograd_weight` of its 3x3 windows, and a bias; attributes of `conv`, and
-    `tile`."""
+    """`conv` of x [N, C, H, W] with u, the `winograd_weight` of its 3x3 windows or these themselves, and a bias; attributes
+    of `conv`, and `tile`."""
 
     name = "winograd_conv"
 
@@ -94,9 +94,13 @@ class WinogradConv(Op):
         n, outputs, *spatial = out.shape
         inputs = types[1].shape[1]
         elements = n * (prod(tiles(a.tile, size) for size in spatial) * (a.tile + 2) ** 2)
-        return elements * (2 * inputs * outputs + 8 * (inputs + outputs))
+        windows = types[1].shape[2] == 3  # which each image transforms again
+        weights = n * (inputs * outputs * 6 * ((a.tile + 2) * 3 + (a.tile + 2) ** 2)) if windows else 0
+        return elements * (2 * inputs * outputs + 8 * (inputs + outputs)) + weights
 
     def numpy(self, a, x, u, bias=None):
+        if u.shape[2] == 3:
+            u = WinogradWeight().numpy(a, u)
         m, out = a.tile, [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
         transform, _, inverse = (matrix.astype(x.dtype) for matrix in matrices(m))
         count = [tiles(m, size) for size in out]
@@ -114,14 +118,18 @@ class WinogradConv(Op):
         """One result as one sum over the elements of its tile: right for any layout and target, and slow."""
         n, o, *p = idx
         m, e = a.tile, a.tile + 2
-        transform, _, inverse = matrices(m)
+        transform, kernel, inverse = matrices(m)
+        windows = u.shape[2] == 3
         origin = [t.floordiv(q, m) * m - lo for q, (lo, _) in zip(p, a.pad)]
 
-        def value(c, ey, ex, i, j):
+        def value(c, ey, ex, i, j, *tap):
             at = [start + k for start, k in zip(origin, (i, j))]
             inside = t.all_of(*[f for q, size in zip(at, x.shape[2:]) for f in (q >= 0, q < size)])
             element = t.guarded(inside, x(n, c, *at), t.const(0.0, "f32"))
             weight = entry(t, inverse, t.floormod(p[0], m), ey) * entry(t, inverse, t.floormod(p[1], m), ex)
-            return element * entry(t, transform, ey, i) * entry(t, transform, ex, j) * weight * u(o, c, ey, ex)
+            product = element * entry(t, transform, ey, i) * entry(t, transform, ex, j) * weight
+            if not windows:
+                return product * u(o, c, ey, ex)
+            return product * entry(t, kernel, ey, tap[0]) * entry(t, kernel, ex, tap[1]) * u(o, c, *tap)
 
-        return Reduce("sum", [u.shape[1], e, e, e, e], value, finish=lambda acc: acc + bias[0](o) if bias else acc)
+        return Reduce("sum", [u.shape[1], e, e, e, e, *([3, 3] if windows else [])], value, finish=lambda acc: acc + bias[0](o) if bias else acc)

@@ -2,7 +2,9 @@
 
 A unit is one block of tile rows of one image: its input is transformed into scratch V [e*e][C/b][tiles][b], then for each
 group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and stored. Where an
-image is one block, units are slices of the outputs, each of which transforms the input for itself.
+image is one block, units are slices of the outputs, each of which transforms the input for itself. Weights come
+transformed, or as the windows they are: then a unit transforms a row of points of a group at a time, in cache, and
+memory gives a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -123,6 +125,11 @@ class _Winograd:
         return self.m + 2
 
     @property
+    def raw(self) -> bool:
+        """Whether the weight is 3x3 windows, to be transformed here."""
+        return static(self.kernel.operands[1].shape[2]) == 3
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tiles."""
         return winograd.tiles(self.m, self.out[0]), winograd.tiles(self.m, self.out[1])
@@ -143,7 +150,8 @@ class _Winograd:
         per_block = self.tile_rows(batch)
         blocks, most = ceildiv(rows, per_block), per_block * columns
         tiles = tiling(self.cpu.registers, lanes, self.outputs // lanes, most, 1, self.channels)
-        cycles = blocks * (self.e ** 2 * tiles.cycles + TRANSFORM_CYCLES * most * (self.channels + self.outputs) / lanes)
+        cycles = blocks * (self.e ** 2 * tiles.cycles + TRANSFORM_CYCLES * most * (self.channels + self.outputs) / lanes
+                           + (TRANSFORM_CYCLES * self.channels * self.outputs / lanes if self.raw else 0))
         ns = batch * cycles / CYCLES_PER_NS
         threads = self.cpu.llvm.get("num-cores", 1)
         slices = min(ceildiv(threads, batch * blocks), tiles.units) if threads > 1 and ns > PARALLEL_NS else 1
@@ -151,6 +159,7 @@ class _Winograd:
         v, products = (kernel.scratch(tuple(map(i64, (threads, self.e ** 2, _odd_lines(count * most * lanes)))), "float32")
                        for count in (self.blocks, largest))
 
+        weights = self._weights(largest) if self.raw else None
         inward, outward = (_half(kernel, self.cpu, matrix, lanes) for matrix in winograd.matrices(self.m)[::2])
 
         def emit(unit: Any, slot: Any) -> None:
@@ -158,11 +167,13 @@ class _Winograd:
             first = bound(tirx.floordiv(block * rows, i64(blocks)))
             count = rows // blocks if rows % blocks == 0 else bound(tirx.floordiv((block + 1) * rows, i64(blocks)) - first)
             self._transform_input(n, slot, v, inward, most, first, count)
+            if weights:
+                weights.factors(slot)
             begin, end = (tirx.floordiv((part + more) * tiles.units, i64(slices)) for more in (0, 1))
             with T.serial(0, end - begin) as turn:
                 group = bound(turn + begin)
                 choose(group, tiles.groups, lambda run, at: self._products(
-                    slot, v, products, most, count * columns, at, run.size, tiles))
+                    slot, v, products, most, count * columns, at, run.size, tiles, weights))
                 self._transform_back(n, slot, products, outward, most, first, count, *map(bound, _where(group, tiles)))
 
         return Work(kernel.shape[0] * (blocks * slices), ns, emit)
@@ -196,27 +207,48 @@ class _Winograd:
         return T.if_then_else(tirx.all(*conditions) if len(conditions) > 1 else conditions[0], value,
                               tirx.const(0.0, "float32"))
 
+    def _weights(self, largest: int) -> _Weights:
+        w = self.kernel.operands[1].buffer
+        threads, lanes = self.cpu.llvm.get("num-cores", 1), self.cpu.lanes
+        row, factors = (self.kernel.scratch(tuple(map(i64, (threads, *shape))), "float32")
+                        for shape in ((self.e, _odd_lines(largest * self.channels * lanes)), (self.e * 3,)))
+        return _Weights(w, winograd.matrices(self.m)[1], row, factors, self.channels, lanes)
+
     def _products(self, slot: Any, v: Any, products: Any, most: int, count: Any, group: Any, size: int,
-                  tiles: Tiling) -> None:
+                  tiles: Tiling, weights: _Weights | None) -> None:
         """M of `size` output blocks from block `group` on, of `count` tiles."""
         lanes, u, e = self.cpu.lanes, self.kernel.operands[1].buffer, self.e
-        with loops((e, e)) as (ey, ex):
+        with T.serial(0, i64(e)) as ey:
+            if weights:
+                weights.transform(slot, group, size, ey)
+            self._row(slot, v, products, most, count, group, size, tiles, weights, u, ey)
+
+    def _row(self, slot: Any, v: Any, products: Any, most: int, count: Any, group: Any, size: int, tiles: Tiling,
+             weights: _Weights | None, u: Any, ey: Any) -> None:
+        """The products of a row of points."""
+        lanes, e = self.cpu.lanes, self.e
+
+        def weight(step: Any, j: Any, lane: Any, ex: Any) -> Any:
+            channel = step[0] * lanes + step[1]
+            return weights.at(slot, ex, j, channel, lane) if weights else u[group + j, channel, ey, ex, lane]
+
+        with T.serial(0, i64(e)) as ex:
             point = bound(ey * e + ex)
             for run in tiles.rows[size]:
                 # Pieces that begin before `count`.
                 bounds = (None, None) if isinstance(count, int) else (
                     i64(0), tirx.floordiv(count - run.first + (run.size - 1), i64(run.size)))
                 with ranged(run, *bounds) as start:
-                    self._product(slot, v, products, most, u, group, size, run, start, (point, ey, ex), lanes)
+                    ahead = [] if weights else self._ahead(u, group, size, run, start, most, ey, ex)
+                    self._product(slot, v, products, most, size, run, start, point, lanes,
+                                  lambda step, j, lane: weight(step, j, lane, ex), ahead)
 
-    def _product(self, slot: Any, v: Any, products: Any, most: int, u: Any, group: Any, size: int, run: Run, start: Any,
-                 point: tuple[Any, Any, Any], lanes: int) -> None:
-        at, ey, ex = point
+    def _product(self, slot: Any, v: Any, products: Any, most: int, size: int, run: Run, start: Any, at: Any, lanes: int,
+                 weight: Callable[[Any, Any, Any], Any], ahead: list[Callable]) -> None:
         sums = register_tile(
             lanes, run.size, size, lambda j, lane: tirx.const(0.0, "float32"), (self.blocks, lanes),
             lambda step, i: v[slot, at, (step[0] * most + start + i) * lanes + step[1]],
-            lambda step, j, lane: u[group + j, step[0] * lanes + step[1], ey, ex, lane],
-            self._ahead(u, group, size, run, start, most, ey, ex))
+            weight, ahead)
         for j, acc in enumerate(sums):
             with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
                 T.buffer_store(products, acc[i, lane], [slot, at, (j * most + start + i) * lanes + lane])
@@ -265,6 +297,37 @@ class _Winograd:
             return
         with T.If(tirx.all(*conditions) if len(conditions) > 1 else conditions[0]), T.Then():
             emit()
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A row of transformed points of a group of output blocks, in scratch [e][blocks, channels, lanes]: made from windows."""
+
+    windows: Any
+    matrix: np.ndarray
+    row: Any
+    coefficients: Any
+    channels: int
+    lanes: int
+
+    def factors(self, slot: Any) -> None:
+        """Writes the transform's matrix, of which a row is read at a time."""
+        for i, factor in enumerate(self.matrix.reshape(-1)):
+            T.buffer_store(self.coefficients, tirx.const(float(factor), "float32"), [slot, i64(i)])
+
+    def transform(self, slot: Any, group: Any, size: int, y: Any) -> None:
+        """Row `y` of G w G^T for `size` blocks from `group` on."""
+        factors = [bound(self.coefficients[slot, y * 3 + i]) for i in range(3)]
+        with loops((size, self.channels)) as (j, c):
+            def column(k: int, lane: Any) -> Any:
+                return sum((factors[i] * self.windows[group + j, c, i64(i), i64(k), lane] for i in range(1, 3)),
+                           start=factors[0] * self.windows[group + j, c, i64(0), i64(k), lane])
+
+            _side(self.matrix, self.lanes, column, lambda x, lane, value: T.buffer_store(
+                self.row, value, [slot, i64(x), (j * self.channels + c) * self.lanes + lane]))
+
+    def at(self, slot: Any, x: Any, j: Any, channel: Any, lane: Any) -> Any:
+        return self.row[slot, x, (j * self.channels + channel) * self.lanes + lane]
 
 
 def _where(index: Any, tiles: Tiling) -> tuple[Any, Any]:

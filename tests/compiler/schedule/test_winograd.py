@@ -27,7 +27,8 @@ def convolutions(draw, lanes=HOST.lanes):
     tile = draw(st.sampled_from([2, 4]))
     inputs, outputs = draw(st.integers(1, 4)) * lanes, draw(st.integers(1, 6)) * lanes
     halo = tuple(draw(st.integers(0, 3)) for _ in range(4))
-    types = (f32(N, inputs, *size), f32(outputs, inputs, tile + 2, tile + 2), f32(outputs))
+    window = draw(st.sampled_from([3, tile + 2]))  # as it is, or transformed
+    types = (f32(N, inputs, *size), f32(outputs, inputs, window, window), f32(outputs))
     layouts = (draw(st.sampled_from([Layout(lanes, 1, halo), Layout(lanes, 1), PLAIN])), Layout(lanes, 0), PLAIN)
     bias = draw(st.booleans())
     return Case("winograd_conv", attributes(tile, pad), types[:2 + bias], layouts[:2 + bias],
@@ -73,8 +74,9 @@ def test_meaning_is_that_of_convolution(tile):
     x, w, bias = rng.normal(size=(2, 3, 7, 10)), rng.normal(size=(4, 3, 3, 3)), rng.normal(size=4)
     a = namespace(attributes(tile, ((2, 0), (1, 1))))
     u = REGISTRY["winograd_weight"].numpy(namespace({"tile": tile}), w)
-    np.testing.assert_allclose(REGISTRY["winograd_conv"].numpy(a, x, u, bias), REGISTRY["conv"].numpy(a, x, w, bias),
-                               rtol=1e-11, atol=1e-11)
+    for weight in (u, w):
+        np.testing.assert_allclose(REGISTRY["winograd_conv"].numpy(a, x, weight, bias),
+                                   REGISTRY["conv"].numpy(a, x, w, bias), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("tile", [2, 4])
@@ -84,8 +86,8 @@ def test_weight(tile, layout):
     assert_matches(case, emit_winograd_weight)
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_any_schedule_can_compute_it(tile):
+@pytest.mark.parametrize("tile, window", [(2, 4), (4, 6), (4, 3)])
+def test_any_schedule_can_compute_it(tile, window):
     """Plain weights have no template: one nest, one sum a result."""
     a = attributes(tile, ((1, 0), (2, 1)))
-    harness.assert_matches(harness.Case("winograd_conv", a, (f32(N, 2, 5, 6), f32(3, 2, tile + 2, tile + 2), f32(3))))
+    harness.assert_matches(harness.Case("winograd_conv", a, (f32(N, 2, 5, 6), f32(3, 2, window, window), f32(3))))

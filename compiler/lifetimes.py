@@ -9,7 +9,7 @@ from compiler.dims import Dim
 from compiler.group import Launch, view_root
 from compiler.ir import Graph
 from compiler.layout import PLAIN
-from compiler.memory import Lifetime
+from compiler.memory import Lifetime, Part
 
 ARENA = "node:"
 
@@ -56,11 +56,19 @@ def lifetimes(graph: Graph, scratch: Sequence[Sequence[tuple[str, Dim]]] = ()) -
     """The tensors of the arena. scratch: for each kernel names and bytes of what it needs for itself."""
     first: dict[str, int] = {}
     last: dict[str, int] = {}
-    home = tensors(graph)
+    storage = storages(graph)
+    bytes = {}
     for step, launch in enumerate(graph.kernels):
         for name in (*reads(graph, launch), *launch.results):
-            if name in home:
-                first.setdefault(home[name], step)
-                last[home[name]] = step
-    return [Lifetime(key, size(graph, key), first[key], last[key]) for key in first] + [
-        Lifetime(key, bytes, step, step) for step, needed in enumerate(scratch) for key, bytes in needed]
+            key = storage[name]
+            if key.startswith(ARENA):
+                first.setdefault(key, step)
+                last[key] = step
+                bytes[key] = graph[name].type.bytes
+    found = []
+    for key in dict.fromkeys(flat.base_and_offset(key)[0] for key in first):
+        inside = [k for k in first if flat.base_and_offset(k)[0] == key]
+        parts = tuple(Part(flat.base_and_offset(k)[1], bytes[k], first[k], max(last[k], last.get(key, 0)))
+                      for k in inside if k != key)
+        found.append(Lifetime(key, size(graph, key), min(first[k] for k in inside), max(last[k] for k in inside), parts))
+    return found + [Lifetime(key, bytes, step, step) for step, needed in enumerate(scratch) for key, bytes in needed]

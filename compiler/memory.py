@@ -21,19 +21,34 @@ from compiler.dims import Dim, Poly
 ALIGNMENT = 64
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # values of a growth that a packing is judged at
 NEAR = 1.03  # a packing that near the bound is not improved any further
-EFFORT = 500_000  # what improving a packing may take: tries, times the square of the number of tensors
+EFFORT = 200_000  # what improving a packing may take: tries, times the square of the number of tensors
 
 Item = tuple[int, int, int]  # first step, last step, units
+Placed = tuple[int, int, int, int]  # start, end, first step, last step
+
+
+@dataclass(frozen=True)
+class Part:
+    """`bytes` of a tensor from its byte `start` on (a multiple of ALIGNMENT), alive from step `first` to step `last`."""
+
+    start: int
+    bytes: int
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A tensor of `bytes`, alive from the step `first` that writes it to the step `last` that reads it, both included."""
+    """A tensor of `bytes`, alive from the step `first` that writes it to the step `last` that reads it, both included.
+
+    parts: where a tensor of constant size comes to life piece by piece, its pieces; what lies between them is never used.
+    """
 
     name: str
     bytes: Dim
     first: int
     last: int
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,10 +72,10 @@ ORDERS: tuple[Callable[[Item], tuple[int, ...]], ...] = (
 def max_live(lifetimes: Sequence[Lifetime], env: Mapping[str, int]) -> int:
     """Bytes of tensors alive together, at the step where these are most: no arena can be smaller."""
     change = [0] * (max((life.last for life in lifetimes), default=-1) + 2)
-    for life in lifetimes:
-        size = dims.evaluate(life.bytes, env)
-        change[life.first] += size
-        change[life.last + 1] -= size
+    for one in [one for life in lifetimes for one in life.parts or (life,)]:
+        size = dims.evaluate(one.bytes, env)
+        change[one.first] += size
+        change[one.last + 1] -= size
     most = live = 0
     for bytes in change:
         live += bytes
@@ -72,7 +87,10 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
     """Packs every class in several orders and takes those that fit together best: whose arena is nearest the max-live bound
     at the batch where it is farthest from it."""
     classes: dict[Dim, dict[str, Item]] = {1: {}}
+    pieces = max((life for life in lifetimes if life.parts), key=lambda life: life.bytes, default=None)
     for life in lifetimes:
+        if life is pieces:
+            continue
         growth, units = _split(life.bytes)
         classes.setdefault(growth, {})[life.name] = (life.first, life.last, units)
     constant = classes.pop(1)
@@ -86,20 +104,29 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
         stack = _fit(list(classes[growth].values()), [])[0]
         offsets |= {name: base + growth * at for name, at in zip(classes[growth], stack.starts)}
         base = base + growth * int(stack.heights.max())
-    up, down = _fit(list(growing.values()), list(constant.values()))
+    fixed = _pieces(pieces) if pieces else ()
+    up, down = _fit(list(growing.values()), list(constant.values()), fixed)
     size = base + dims.maximum(*(main * a + b for a, b in _envelope(up.heights.tolist(), down.heights.tolist())))
     offsets |= {name: base + main * at for name, at in zip(growing, up.starts)}
     offsets |= {name: size - (at + item[2]) for (name, item), at in zip(constant.items(), down.starts)}
+    if pieces:
+        offsets[pieces.name] = size - _aligned(pieces.bytes)
     return Plan(offsets, size)
 
 
-class _Stack:
-    """Items packed in an order, each in the lowest gap that is free while it lives."""
+def _pieces(life: Lifetime) -> tuple[Placed, ...]:
+    """The parts of a tensor that lies at the very top of the arena, as they are placed in the stack of constants."""
+    end = _aligned(life.bytes)
+    return tuple((end - part.start - _aligned(part.bytes), end - part.start, part.first, part.last) for part in life.parts)
 
-    def __init__(self, items: Sequence[Item], order: Sequence[int], steps: int):
-        self.items, self.order, self.steps = items, order, steps
+
+class _Stack:
+    """Items packed in an order, each in the lowest gap that is free while it lives; `fixed` is there before them."""
+
+    def __init__(self, items: Sequence[Item], order: Sequence[int], steps: int, fixed: Sequence[Placed] = ()):
+        self.items, self.order, self.steps, self.fixed = items, order, steps, fixed
         self.starts = [0] * len(items)
-        placed: list[tuple[int, int, int, int]] = []
+        placed: list[Placed] = sorted(fixed)
         for i in order:
             first, last, units = items[i]
             at = 0
@@ -113,9 +140,9 @@ class _Stack:
 
         # For each step, where the highest item that is alive ends.
         self.heights = np.zeros(steps, np.int64)
-        for start, (first, last, units) in zip(self.starts, items):
+        for _, end, first, last in placed:
             alive = self.heights[first:last + 1]
-            np.maximum(alive, start + units, out=alive)
+            np.maximum(alive, end, out=alive)
 
     def moved(self, step: int, stream: random.Random) -> _Stack:
         """Packed anew, one of the items alive at `step` before others that it came behind."""
@@ -125,13 +152,14 @@ class _Stack:
         place = stream.choice(alive)
         rest = [i for i in self.order if i != self.order[place]]
         to = stream.randrange(place + 1)
-        return _Stack(self.items, [*rest[:to], self.order[place], *rest[to:]], self.steps)
+        return _Stack(self.items, [*rest[:to], self.order[place], *rest[to:]], self.steps, self.fixed)
 
 
-def _fit(low: Sequence[Item], high: Sequence[Item]) -> tuple[_Stack, _Stack]:
-    """Packings of two classes that share an arena, one from each end."""
-    steps = 1 + max((item[1] for item in [*low, *high]), default=0)
-    bound = np.maximum(1, _together(_live(low, steps), _live(high, steps)).max(axis=1, keepdims=True))
+def _fit(low: Sequence[Item], high: Sequence[Item], fixed: Sequence[Placed] = ()) -> tuple[_Stack, _Stack]:
+    """Packings of two classes that share an arena, one from each end; `fixed` is at the upper end before them."""
+    there = [(first, last, end - start) for start, end, first, last in fixed]
+    steps = 1 + max((item[1] for item in [*low, *high, *there]), default=0)
+    bound = np.maximum(1, _together(_live(low, steps), _live([*high, *there], steps)).max(axis=1, keepdims=True))
 
     def ratio(up: _Stack, down: _Stack) -> float:
         """How much larger than the bound the arena has to be, at the batch where it is worst."""
@@ -142,7 +170,7 @@ def _fit(low: Sequence[Item], high: Sequence[Item]) -> tuple[_Stack, _Stack]:
     best = np.inf
     for order in ORDERS:
         ups.append(_Stack(low, sorted(range(len(low)), key=lambda i: order(low[i])), steps))
-        downs.append(_Stack(high, sorted(range(len(high)), key=lambda i: order(high[i])), steps))
+        downs.append(_Stack(high, sorted(range(len(high)), key=lambda i: order(high[i])), steps, fixed))
         for one, other in [(u, downs[-1]) for u in ups] + [(ups[-1], d) for d in downs[:-1]]:
             if ratio(one, other) < best:
                 best, up, down = ratio(one, other), one, other

@@ -52,7 +52,9 @@ def _code(history: History, code: Code | None) -> dict[str, Any]:
 
 def _data(history: History, target: str, sources: Sequence[tuple[str, str]]) -> dict[str, Any]:
     nodes: dict[str, int] = {}
-    stages = [_stage(history, stage, nodes) for stage in history.stages]
+    graphs = {id(stage.lowered): stage.lowered for stage in history.stages}  # several stages share one
+    made = {key: _graph(history, graph, nodes) for key, graph in graphs.items()}
+    stages = [_stage(history, stage, made[id(stage.lowered)]) for stage in history.stages]
     names = [Path(path).name for path, _ in sources]
     short = names if len(set(names)) == len(names) else [path for path, _ in sources]
     return {"net": history.net, "program": history.program, "target": target, "batch": history.options.batch,
@@ -60,32 +62,36 @@ def _data(history: History, target: str, sources: Sequence[tuple[str, str]]) -> 
             "files": {path: {"name": name, "text": text} for (path, text), name in zip(sources, short)}}
 
 
-def _stage(history: History, stage: Stage, nodes: dict[str, int]) -> dict[str, Any]:
-    """One stage; nodes that several stages share stand in the table `nodes` once."""
-    graph, batch, machine = stage.lowered, history.options.batch, MACHINES[history.options.machine]
+def _stage(history: History, stage: Stage, graph: dict[str, Any]) -> dict[str, Any]:
+    """One stage; `graph` is what `_graph` says of its graph."""
+    step = stage.step
+    return {"name": stage.name, "counts": history.counts(stage), **graph, **({} if step is None else {
+        "seconds": step.seconds, "skipped": step.skipped, "doc": _first_line(PASSES[step.name].doc),
+        "rewrites": [vars(rewrite) for rewrite in step.rewrites]})}
+
+
+def _graph(history: History, graph: Graph, nodes: dict[str, int]) -> dict[str, Any]:
+    """A graph of primitives; nodes that several graphs share stand in the table `nodes` once."""
+    batch, machine = history.options.batch, MACHINES[history.options.machine]
     shown = [node for node in graph.sorted() if drawn(node)]
     place = {node.name: i for i, node in enumerate(shown)}
     chosen = tally.with_kernels(graph)
-    made, storage = [launch.nodes for launch in chosen.kernels], storages(chosen)
+    storage = storages(chosen)
     home = blocks(graph)
     results = {name: f"{word} {key}" for word, table in (("output", graph.outputs), ("loss", graph.losses), (
         "metric", graph.metrics)) for key, name in table.items()}
     kernels = []
-    for names in made:
-        work = tally.work(chosen, names, storage)
+    for launch in chosen.kernels:
+        work = tally.work(chosen, launch.nodes, storage)
         flops, bytes = work.at(batch)
-        kernels.append({"nodes": [place[name] for name in names if name in place], "flops": flops, "bytes": bytes,
+        kernels.append({"nodes": [place[name] for name in launch.nodes if name in place], "flops": flops, "bytes": bytes,
                         "us": 1e6 * work.seconds(machine, batch)})
-    records = [nodes.setdefault(json.dumps(_node(graph, node, batch)), len(nodes)) for node in shown]
-    step = stage.step
-    return {"name": stage.name, "counts": history.counts(stage), "nodes": records, "home": [(home[n.name] or ("",))[-1] for n in shown],
+    return {"nodes": [nodes.setdefault(json.dumps(_node(graph, node, batch)), len(nodes)) for node in shown],
+            "home": [(home[n.name] or ("",))[-1] for n in shown],
             "blocks": {path: above for chain in home.values() for path, above in zip(chain, ("", *chain))},
             "kernels": kernels, "results": {name: text for name, text in results.items() if name in place},
             "places": {name: _place(graph, name) for name in graph.places if name in place},
-            "layouts": {name: str(graph.layouts[name]) for name in graph.layouts if name in place},
-            **({} if step is None else {
-                "seconds": step.seconds, "skipped": step.skipped, "doc": _first_line(PASSES[step.name].doc),
-                "rewrites": [vars(rewrite) for rewrite in step.rewrites]})}
+            "layouts": {name: str(graph.layouts[name]) for name in graph.layouts if name in place}}
 
 
 def _node(graph: Graph, node: Node, batch: int) -> dict[str, Any]:

@@ -4,9 +4,10 @@
                                 [--off PASS ...] [--json FILE]
 
 Kernels, bytes and arena are counted from the compiled artifact's manifest: bytes are the unique bytes of each kernel's
-tensors, weights included, summed over the kernels. Times are medians of calls on the CPU, interleaved with the net that has
-all passes, so that `ratio` (time with the pass off / time with all) holds on a busy machine. `element-wise fused` is the
-pass of that name alone, what stock frameworks do; `with none` makes each primitive a kernel. What a net without a pass computes is compared with what the whole pipeline's computes.
+tensors, weights included, summed over the kernels. Times are medians of calls on the CPU, interleaved with the net
+that has all passes, so that `ratio` (time with the pass off / time with all) holds on a busy machine.
+`element-wise fused` is the pass of that name alone, what stock frameworks do; `with none` makes each primitive a
+kernel. What a net without a pass computes is compared with what the whole pipeline's computes.
 """
 
 import argparse

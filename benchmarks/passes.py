@@ -2,8 +2,9 @@
 
     python benchmarks/passes.py [--nets googlenet ...] [--program run] [--repeats 3]
 
-For each net the seconds of its passes, the smallest of some repeats, since other processes only ever add time. `whole` is all
-that happens between the source graph and what is lowered; `cpu` the same as processor time, for a machine that is busy.
+For each net the seconds of its passes, the smallest of some repeats, since other processes only ever add time.
+`whole` is all that happens between the source graph and what is lowered; `cpu` the same as processor time, for a
+machine that is busy.
 """
 
 import argparse
@@ -68,7 +69,8 @@ def main() -> None:
     parser.add_argument("--program", default="run", choices=["run", "step"])
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; seconds, program {options.program}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+          f"seconds, program {options.program}")
     print(f"{'net':<22}{'ops':>6}{'passes':>9}{'whole':>9}{'cpu':>9}  slowest")
     for name in options.nets:
         graph = load(name)

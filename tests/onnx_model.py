@@ -35,7 +35,8 @@ def to_onnx(source: Graph, values: Mapping[str, np.ndarray]) -> bytes:
             _translate(graph, node, add, constant)
     for name, result in graph.outputs.items():
         add("Identity", [result], f"output:{name}")
-    inputs = [helper.make_tensor_value_info(n.name, TYPES[n.type.dtype], [str(d) if dims.symbols(d) else d for d in n.type.shape])
+    inputs = [helper.make_tensor_value_info(n.name, TYPES[n.type.dtype],
+                                            [str(d) if dims.symbols(d) else d for d in n.type.shape])
               for n in graph.leaves("input")]
     outputs = [helper.make_tensor_value_info(f"output:{name}", TYPES[graph[n].type.dtype], None)
                for name, n in graph.outputs.items()]
@@ -58,8 +59,8 @@ def _translate(graph: Graph, node: Node, add, constant) -> None:
     elif node.op == "max_pool":
         add("MaxPool", ins, out, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a), ceil_mode=int(a["ceil"]))
     elif node.op == "avg_pool":
-        add("AveragePool", ins, out, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a), ceil_mode=int(a["ceil"]),
-            count_include_pad=int(a["count_include_pad"]))
+        add("AveragePool", ins, out, kernel_shape=a["kernel"], strides=a["stride"], pads=_pads(a),
+            ceil_mode=int(a["ceil"]), count_include_pad=int(a["count_include_pad"]))
     elif node.op == "batch_norm":
         add("BatchNormalization", ins, out, epsilon=a["eps"])
     elif node.op == "relu6":

@@ -38,7 +38,7 @@ def merge_sibling_convs(graph: Graph, context: Context) -> list[Rewrite]:
 
 
 def _consider(graph: Graph, convs: list[Node], context: Context, learning: set[str]) -> list[Rewrite]:
-    """What to do with the convolutions that read one value. learning: the nodes that training may change weights for."""
+    """What to do with the convolutions that read one value. learning: the nodes whose weights training may change."""
     considered: list[Rewrite] = []
     alike: dict[Hashable, list[Node]] = {}
     for conv in convs:

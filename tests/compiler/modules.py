@@ -1,4 +1,4 @@
-"""Structures of known networks for random nets: what the optimizer looks for, with random sizes and a twist now and then."""
+"""Structures of known networks for random nets: what the optimizer looks for, of random sizes, with a twist at times."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def _inception(draw: Any, net: Net, x: Value, smooth: bool) -> None:
             y = net.call(op, y, k=3, stride=1, pad="same", **include)
         y = _activation(draw, net, _conv(draw, net, y, _channels(draw)), smooth)
         if kind == "k":
-            y = _activation(draw, net, _conv(draw, net, y, _channels(draw), draw(st.sampled_from([3, 3, (1, 3), 5]))), smooth)
+            window = draw(st.sampled_from([3, 3, (1, 3), 5]))
+            y = _activation(draw, net, _conv(draw, net, y, _channels(draw), window), smooth)
         branches.append(y)
     net.call("concat", *branches, axis=1)
 
@@ -106,7 +107,8 @@ def _linear(draw: Any, net: Net, x: Value, smooth: bool) -> None:
     """Convolutions with nothing between them, one of them 1×1."""
     y = net.call("conv", x, ch=_channels(draw), k=draw(st.sampled_from([1, 3])), pad="same", bias=draw(st.booleans()))
     for _ in range(draw(st.integers(1, 2))):
-        y = net.call("conv", y, ch=_channels(draw), k=draw(st.sampled_from([1, 1, 3])), pad="same", bias=draw(st.booleans()))
+        window = draw(st.sampled_from([1, 1, 3]))
+        y = net.call("conv", y, ch=_channels(draw), k=window, pad="same", bias=draw(st.booleans()))
     if draw(st.booleans()):
         net.call("dense", net.call("flatten", y), units=draw(st.integers(1, 6)))
 

@@ -1,4 +1,4 @@
-"""Random nets for property tests: hypothesis draws calls of the language's ops, wired into branches, sums and concats."""
+"""Random nets for property tests: hypothesis draws calls of the language's ops, wired into branches and joins."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def paddings() -> Any:
 def nets(draw: Any, smooth: bool = False, steps: int = 8, modules: int = 0) -> Net:
     """A net on an image (or on rows) with 2 to `steps` random calls, a softmax output, a loss and a metric.
 
-    smooth: without kinks (relu, max pooling, …), so that finite differences are meaningful everywhere. modules: how many
-    of the calls at most are whole structures (`modules.py`).
+    smooth: without kinks (relu, max pooling, …), so that finite differences are meaningful everywhere. modules: how
+    many of the calls at most are whole structures (`modules.py`).
     """
     net = Net()
     b = net.builder

@@ -1,4 +1,4 @@
-"""Optimized = unoptimized, a light sample: `python -m tests.compiler.equivalence` runs 500 random nets and every spec."""
+"""Optimized = unoptimized, a light sample; `python -m tests.compiler.equivalence` runs 500 random nets and all specs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from compiler.passes import fold_batch_norm
 from tests.compiler.equivalence import OPTIMIZER, SPECS, check, check_compiled, culprits, spec_problem, wrong
 from tests.compiler.nets import N, Net, nets
 
-LIGHT = {"deep_linear": {"depth": 40}, **{name: SPECS[name] for name in ("digits", "lenet", "mlp", "traffic_sign", "squeezenet")}}
+LIGHT = {"deep_linear": {"depth": 40},
+         **{name: SPECS[name] for name in ("digits", "lenet", "mlp", "traffic_sign", "squeezenet")}}
 FAST = settings(max_examples=5, derandomize=True, database=None, deadline=None, phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck))
 

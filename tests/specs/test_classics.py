@@ -1,7 +1,7 @@
 """The classic networks: as large as published, layer by layer, and their numbers those of ONNX Runtime.
 
-Whole networks run through the passes and the interpreter on small images, and their blocks are compiled; the networks at
-their full size, compiled, are what `benchmarks/inference.py` holds against ONNX Runtime.
+Whole networks run through the passes and the interpreter on small images, and their blocks are compiled; the networks
+at their full size, compiled, are what `benchmarks/inference.py` holds against ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ MAPS = [
     ("inception_v3", {}, "32x149 32x147 64x147 64x73 80x73 192x71 192x35 256x35 288x35 768x17 1280x8 2048x8 2048x1"),
 ]
 # What lies within a branch or block, of which only the result is one of the maps above.
-INSIDE = ("/s/", "/e1/", "/e3/", "/h/", "/z/", "/shortcut/", "/b1/", "/b3/", "/b5/", "/b7/", "/bd/", "/bp", "/r3/", "/rd/",
-          "/cbr")
+INSIDE = ("/s/", "/e1/", "/e3/", "/h/", "/z/", "/shortcut/", "/b1/", "/b3/", "/b5/", "/b7/", "/bd/", "/bp", "/r3/",
+          "/rd/", "/cbr")
 
 # name, settings with small images → for the interpreter.
 SMALL = [
@@ -120,7 +120,8 @@ def test_what_is_optimized_computes_what_onnx_runtime_does(name, settings):
 @pytest.mark.parametrize("name, calls", BLOCKS, ids=str)
 def test_blocks_compile(name, calls, tmp_path):
     path = tmp_path / "block.net"
-    path.write_text(f'import "{name}.net" as b\n\nnet block {{\n  input x: f32[N, 12, 19, 17]\n  output y = x -> {calls}\n}}\n')
+    path.write_text(f'import "{name}.net" as b\n\nnet block {{\n  input x: f32[N, 12, 19, 17]\n'
+                    f"  output y = x -> {calls}\n}}\n")
     net = netc.load(path)
     values = random_weights(net.graph)
     exe = net.compile(params=values)

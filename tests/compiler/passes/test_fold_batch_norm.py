@@ -75,7 +75,7 @@ LAYERS = {
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_before_every_layer(form, layer, bias):
-    """A shift does not fold into a convolution that pads with zeros: the border would be wrong, and the pass says so."""
+    """A shift does not fold into a convolution that pads with zeros: the border would be wrong; the pass says so."""
     op, given_, shifts = FORMS[form]
     n, x = net((3, 6, 5))
     y = n.call("conv", n.call(op, x, **given_), ch=3, bias=bias, **LAYERS[layer])

@@ -1,4 +1,4 @@
-"""Broken on purpose: each pass with a mistake in it is caught, by the verifier that runs behind it or by the numbers."""
+"""Broken on purpose: each pass with a mistake in it is caught, by the verifier that runs behind it or by numbers."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def forgets_an_update(graph: Graph) -> None:
         del graph.updates[next(iter(graph.updates))]
 
 
-ANYWHERE = [loses_an_origin, gives_a_wrong_type, leaves_a_dangling_use, reads_without_an_edge, makes_a_cycle, drops_a_result,
-            swaps_results, uses_an_unknown_op]
+ANYWHERE = [loses_an_origin, gives_a_wrong_type, leaves_a_dangling_use, reads_without_an_edge, makes_a_cycle,
+            drops_a_result, swaps_results, uses_an_unknown_op]
 
 
 def mutate(monkeypatch: pytest.MonkeyPatch, name: str, damage: Callable[[Graph], None]) -> None:
@@ -217,7 +217,8 @@ def idle() -> Net:
 
 def halved() -> Net:
     made, x = net((4,))
-    return finished(made, made.call("mul", made.call("tanh", made.call("dense", x, units=3)), constant(made, np.float32(0.5))))
+    y = made.call("tanh", made.call("dense", x, units=3))
+    return finished(made, made.call("mul", y, constant(made, np.float32(0.5))))
 
 
 def fold_without_shift(patch):

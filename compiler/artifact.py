@@ -37,15 +37,18 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
 
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
-         off: Collection[str] = (), memory: int | None = None) -> tuple[dict[str, Any], dict[str, bytes]]:
+         off: Collection[str] = (), memory: int | None = None, exact: bool = False,
+         search: float = 0.0) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     batch: the design batch of `run`, what kernels are made for (any batch runs); `step` and `evaluate` are made for the
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
-    for any; NetcError E0414 where that cannot be. Returns manifest and members, of the parameters the constants only.
+    for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
+    seconds to look for an order of rewrites in. Returns manifest and members, of the parameters the constants only.
     """
     backend = choose(target)
-    graphs, lowering, entries = _lower(program, names, backend, replace(backend.options(batch), off=off), memory)
+    graphs, lowering, entries = _lower(program, names, backend, 
+                                       replace(backend.options(batch), off=off, exact=exact, search=search), memory)
     slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)

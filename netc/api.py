@@ -50,15 +50,16 @@ class Net:
         return input_entries(self.graph)
 
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-              off: Collection[str] = (), memory: int | None = None) -> Artifact:
-        """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all programs).
-        off: passes of the optimizer to leave out. memory: bytes that intermediate tensors may take at the design batch;
-        NetcError E0414 where that is too little."""
+              **how: Any) -> Artifact:
+        """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all
+        programs). how: off, passes of the optimizer to leave out; memory, bytes that intermediate tensors may take at the
+        design batch (NetcError E0414 where that is too little); exact, True for no algorithm that rounds otherwise than a
+        direct sum; search, seconds to look for an order of rewrites in."""
         from netc import kept
-        return kept.build(self.program, target, choices(mode, batch, off, memory), params, seed)
+        return kept.build(self.program, target, choices(mode, batch, **how), params, seed)
 
     def emit_c(self, folder: str | os.PathLike, target: str = "cpu", params: Any = None, seed: int = 0,
-               batch: int = 1, memory: int | None = None) -> Deployed:
+               batch: int = 1, **how: Any) -> Deployed:
         """Writes a header, a shared library and a file of weights that need neither Python nor TVM (docs/c.md).
 
         Raises NetcError E0730 and E0731 (C compiler), E0732 (a GPU as target), E0609 (a CPU of another kind).
@@ -69,16 +70,16 @@ class Net:
             raise NetcError("E0732", f"a C library holds code for a CPU, not for `{target}`",
                             "leave --target away, or write e.g. --target cpu:x86-64-v3")
         c_entry.compiler()  # asked for before anything takes long
-        artifact = self.build("run", target, params, seed, batch, memory=memory)
+        artifact = self.build("run", target, params, seed, batch, **how)
         parameters = Executable(artifact).parameters.block
         return c_entry.write(folder, artifact, parameters.read(0, artifact.manifest["parameter_bytes"]))
 
     def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-                off: Collection[str] = (), memory: int | None = None) -> Executable:
-        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization. memory: see
+                **how: Any) -> Executable:
+        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization. how: see
         `build`."""
         from runtime.execute import Executable
-        return Executable(self.build(mode, target, params, seed, batch, off, memory))
+        return Executable(self.build(mode, target, params, seed, batch, **how))
 
 
 def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,
@@ -107,7 +108,8 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resu
     return run(exe, net.train_config, net.data_config, Path(out or f"runs/{net.program.net}"), resume=resume)
 
 
-def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None) -> dict[str, Any]:
+def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None, exact: bool = False,
+            search: float = 0.0) -> dict[str, Any]:
     """What `compiler.artifact.code` takes beside program and target."""
     names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
-    return {"names": names, "batch": batch, "off": sorted(off), "memory": memory}
+    return {"names": names, "batch": batch, "off": sorted(off), "memory": memory, "exact": exact, "search": search}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from netc.api import choices
-from netc.options import MEMORY, PARAMS, SET, load_net, recompute_text, split_place
+from netc.options import EXACT, MEMORY, PARAMS, SEARCH, SET, load_net, recompute_text, split_place
 
 if TYPE_CHECKING:
     from netc.api import Net
@@ -29,25 +29,28 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
+@EXACT
+@SEARCH
 @MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            memory: int | None, settings: tuple[str, ...]) -> int:
+            exact: bool, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from netc import kept
     from runtime.format import write
     place = Path(split_place(net)[0])
+    how = {"memory": memory, "exact": exact, "search": search}
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")
-        return write_c(load_net(net, settings), output, target, params, seed, batch, memory)
-    asked = kept.request(place, settings, target, net=net, training=training, batch=batch, memory=memory)
+        return write_c(load_net(net, settings), output, target, params, seed, batch, how)
+    asked = kept.request(place, settings, target, net=net, training=training, batch=batch, **how)
     artifact = kept.recall(asked, params, seed)
     if artifact is None:
         loaded = load_net(net, settings)
         mode = "train" if training else "evaluate" if loaded.graph.losses or loaded.graph.metrics else "run"
-        artifact = loaded.build(mode, target, params, seed, batch, memory=memory)
-        kept.remember(asked, place, loaded.program, target, choices(mode, batch, memory=memory))
+        artifact = loaded.build(mode, target, params, seed, batch, **how)
+        kept.remember(asked, place, loaded.program, target, choices(mode, batch, **how))
     if not training:
         warn_of_seed(params)
     path = Path(output or f"{place.stem}.netb")
@@ -60,9 +63,10 @@ def command(net: str, output: str | None, emit: str, target: str, params: str | 
     return 0
 
 
-def write_c(loaded: Net, output: str | None, target: str, params: str | None, seed: int, batch: int, memory: int | None) -> int:
+def write_c(loaded: Net, output: str | None, target: str, params: str | None, seed: int, batch: int,
+            how: dict[str, Any]) -> int:
     """The C library, and what its files take."""
-    deployed = loaded.emit_c(output or loaded.program.net, target, params, seed, batch, memory)
+    deployed = loaded.emit_c(output or loaded.program.net, target, params, seed, batch, **how)
     warn_of_seed(params)
     for path, what in ((deployed.header, "declares the functions"), (deployed.library, "all that runs"),
                        (deployed.weights, "the weights")):

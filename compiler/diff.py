@@ -1,4 +1,4 @@
-"""What differs between two graphs: nodes added, removed or changed, and kernels, each with the user's layers it is about."""
+"""What differs between two graphs: nodes added, removed or changed, and kernels, with the user's layers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def _fields(before: Graph, one: Node, after: Graph, other: Node) -> dict[str, tu
             found[name] = getattr(one, name), getattr(other, name)
     for key in dict.fromkeys([*one.attrs, *other.attrs]):
         old, new = one.attrs.get(key), other.attrs.get(key)
-        if not (np.array_equal(old, new) if isinstance(old, np.ndarray) and isinstance(new, np.ndarray) else old == new):
+        arrays = isinstance(old, np.ndarray) and isinstance(new, np.ndarray)
+        if not (np.array_equal(old, new) if arrays else old == new):
             found[f"attrs.{key}"] = old, new
     for name in ("layout", "place"):
         old, new = (getattr(graph, name + "s").get(one.name) for graph in (before, after))

@@ -27,8 +27,8 @@ BIASED = ("conv", "dense", "matmul")       # operand 2 is a bias
 
 @dataclass(frozen=True)
 class Work:
-    """What one kernel touches, bytes by tensor (a storage as `lifetimes.storages` names it, and the part of it), and its
-    FLOPs. A tensor that is read and written in place is one."""
+    """What one kernel touches, bytes by tensor (a storage as `lifetimes.storages` names it, and the part of it), and
+    its FLOPs. A tensor that is read and written in place is one."""
 
     tensors: Mapping[tuple[str, Place | None], Dim]
     flops: Dim
@@ -64,14 +64,16 @@ def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
     """
     graph = with_kernels(graph)
     storage = storages(graph)
-    return _total(graph, [work(graph, launch.nodes, storage) for launch in graph.kernels], lifetimes(graph), machine, batch)
+    works = [work(graph, launch.nodes, storage) for launch in graph.kernels]
+    return _total(graph, works, lifetimes(graph), machine, batch)
 
 
 def work(graph: Graph, nodes: Iterable[str], storage: Mapping[str, str] | None = None) -> Work:
-    """What a kernel that computes `nodes` touches and takes. storage: of `lifetimes.storages`, if it is known already."""
+    """What a kernel that computes `nodes` touches and takes. storage: of `lifetimes.storages`, if it is known."""
     inside = dict.fromkeys(nodes)
     storage = _storages(graph) if storage is None else storage
-    read = [i for name in inside for i in graph[name].inputs if view_root(graph, i) not in inside and not _is_number(graph[i])]
+    read = [i for name in inside for i in graph[name].inputs
+            if view_root(graph, i) not in inside and not _is_number(graph[i])]
     results = set(graph.results())
     written = [name for name in inside if name in results or any(u not in inside for u in _readers(graph, name))]
     total: Dim = 0
@@ -116,12 +118,13 @@ def _is_number(node: Node) -> bool:
     return node.op == "constant" and node.type.size == 1
 
 
-# --- what others would make of the source ------------------------------------------------------------------------------
+# --- what others would make of the source ----------------------------------------------------------------------------
 
 def unfused(source: Graph, machine: Machine, batch: int) -> dict[str, float]:
     """The COUNTS of a graph of layers with a kernel for each op: bias, activation, concat and padding apart."""
     storage = _storages(source)
-    return _baseline(source, [part for node in _computed(source) for part in _parts(source, node, storage)], machine, batch)
+    works = [part for node in _computed(source) for part in _parts(source, node, storage)]
+    return _baseline(source, works, machine, batch)
 
 
 def elementwise_fused(source: Graph, machine: Machine, batch: int) -> dict[str, float]:
@@ -156,7 +159,9 @@ def floor(source: Graph, batch: int) -> int:
     for node in source.nodes():
         if is_leaf(node) and not _is_number(node) or node.name in results:
             total = total + node.type.bytes
-        elif not source.updates and not is_view(node) and node.op != "dropout" and len(set(_readers(source, node.name))) > 1:
+        elif source.updates or is_view(node) or node.op == "dropout":
+            continue
+        elif len(set(_readers(source, node.name))) > 1:
             total = total + 2 * node.type.bytes
     return number(total, batch)
 
@@ -185,7 +190,7 @@ def _parts(source: Graph, node: Node, storage: Mapping[str, str]) -> list[Work]:
     return [*parts, Work({**touched, **unbiased}, whole.flops), added]
 
 
-# --- sums --------------------------------------------------------------------------------------------------------------
+# --- sums ------------------------------------------------------------------------------------------------------------
 
 def _baseline(graph: Graph, works: Sequence[Work], machine: Machine, batch: int) -> dict[str, float]:
     steps: dict[str, list[int]] = {}
@@ -199,7 +204,8 @@ def _baseline(graph: Graph, works: Sequence[Work], machine: Machine, batch: int)
     return _total(graph, works, lives, machine, batch)
 
 
-def _total(graph: Graph, works: Sequence[Work], lives: list[Lifetime], machine: Machine, batch: int) -> dict[str, float]:
+def _total(graph: Graph, works: Sequence[Work], lives: list[Lifetime], machine: Machine,
+           batch: int) -> dict[str, float]:
     flops, bytes = (sum(column) for column in zip((0, 0), *(made.at(batch) for made in works)))
     return {"nodes": sum(not is_leaf(node) for node in graph.nodes()), "kernels": len(works), "flops": flops,
             "bytes": bytes, "arena_bytes": number(plan(lives).size, batch),

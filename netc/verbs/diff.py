@@ -29,12 +29,12 @@ COLORS = {"@": "cyan", "-": "red", "+": "green"}
 @click.option("--target", default="cpu", show_default=True, help="What passes decide for: cpu, or e.g. cuda:sm_80.")
 @click.option("--json", "as_json", is_flag=True, help="Print {same, added, removed, changed, results, kernels}.")
 @SET
-def command(net: str, other: str | None, before: str | None, after: str | None, program: str, target: str, as_json: bool,
-            settings: tuple[str, ...]) -> int:
+def command(net: str, other: str | None, before: str | None, after: str | None, program: str, target: str,
+            as_json: bool, settings: tuple[str, ...]) -> int:
     """Compare two nets as they are written, or the graph of one net before and after passes.
 
-    Each difference stands under the layers it is about, as lines of the graph IR. The exit code is 0 if there is none, 1
-    if there is one, and 2 if there is an error.
+    Each difference stands under the layers it is about, as lines of the graph IR. The exit code is 0 if there is none,
+    1 if there is one, and 2 if there is an error.
     """
     from dsl.diagnostics import DiagnosticError
     from netc.cli import coded
@@ -67,15 +67,17 @@ def _graphs(net: str, other: str | None, before: str | None, after: str | None, 
     stages = of_net(load_net(net, settings), program, options(target, 1)).stages
     number = {stage.name: stage.number for stage in stages}
     first, last = stages[number[before] - 1 if before else 0], stages[number[after] if after else -1]
-    alike = first.layers == last.layers
-    return (f"{net} {first.name}", f"{net} {last.name}"), tuple(s.graph if alike and s.layers else s.lowered for s in (first, last))
+    layers = first.layers and last.layers
+    return ((f"{net} {first.name}", f"{net} {last.name}"),
+            (first.graph, last.graph) if layers else (first.lowered, last.lowered))
 
 
 def _lines(names: tuple[str, str], graphs: tuple[Graph, Graph], found: Difference) -> list[str]:
     lines = [f"--- {names[0]}", f"+++ {names[1]}"]
     for change in found.changes:
         what = ", ".join(key.removeprefix("attrs.") for key in change.fields)
-        lines.append(f"@@ {', '.join(change.layers) or change.name}: {change.kind}" + (f" {what}" if what else "") + " @@")
+        whose = ", ".join(change.layers) or change.name
+        lines.append(f"@@ {whose}: {change.kind}{' ' if what else ''}{what} @@")
         for sign, node, graph in (("-", change.before, graphs[0]), ("+", change.after, graphs[1])):
             if node:
                 lines += [sign + line for line in _node(graph, change, node)]

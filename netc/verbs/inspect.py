@@ -10,7 +10,8 @@ import click
 from netc.layers import short
 
 
-@click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --kernels --batch 16\n  netc inspect digits.netb --json")
+@click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --kernels --batch 16\n"
+               "  netc inspect digits.netb --json")
 @click.argument("artifact")
 @click.option("--kernels", is_flag=True, help="List each kernel: the layers it computes, its ops, FLOPs and bytes.")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
@@ -63,7 +64,8 @@ def _kernels(title: str, program: dict, sizes: dict[str, int]) -> None:
     for heading in ("FLOPs", "bytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for kernel in program["kernels"]:
-        table.add_row(short(kernel["layers"]), " ".join(kernel["ops"]), *(f"{size(kernel[k], sizes):,}" for k in ("flops", "bytes")))
+        table.add_row(short(kernel["layers"]), " ".join(kernel["ops"]),
+                      *(f"{size(kernel[k], sizes):,}" for k in ("flops", "bytes")))
     table.add_section()
     table.add_row(f"{len(program['kernels'])} kernels, {size(program['arena'], sizes):,} bytes of arena", "", *(
         f"{sum(size(kernel[k], sizes) for kernel in program['kernels']):,}" for k in ("flops", "bytes")))

@@ -15,11 +15,12 @@ from runtime.errors import NetcError
 @click.command(epilog="\b\nExamples:\n  netc show specs/googlenet.net\n  netc show specs/digits.net --ir\n"
                "  netc show specs/googlenet.net --html googlenet.html\n"
                "  netc show specs/digits.net --html step.html --program step --no-code\n"
-               "  netc show specs/googlenet.net --svg googlenet.svg --after merge_sibling_convs\n  netc show x.net --json")
+               "  netc show specs/googlenet.net --svg googlenet.svg --after merge_sibling_convs\n"
+               "  netc show x.net --json")
 @click.argument("net")
 @click.option("--json", "as_json", is_flag=True, help="Print {layers, totals: {params, macs, bytes}}.")
-@click.option("--ir", "mode", type=click.Choice(["source", "run", "evaluate", "step"]), is_flag=False, flag_value="source",
-              help="Print the graph IR instead: as written (source), or of a program.")
+@click.option("--ir", "mode", type=click.Choice(["source", "run", "evaluate", "step"]), is_flag=False,
+              flag_value="source", help="Print the graph IR instead: as written (source), or of a program.")
 @click.option("--html", metavar="FILE", help="Write one page with the graph behind each pass; it needs no network.")
 @click.option("--svg", metavar="FILE", help="Write a picture of the graph: as written, or --after a pass.")
 @click.option("--program", default="run", show_default=True, type=click.Choice(["run", "evaluate", "step"]),
@@ -27,7 +28,8 @@ from runtime.errors import NetcError
 @click.option("--target", default="cpu", show_default=True, help="What --html and --svg predict and generate code for.")
 @click.option("--after", metavar="PASS", help="The pass that --svg shows the graph behind.")
 @click.option("--no-code", is_flag=True, help="Leave the generated code out of the page: smaller, and at once.")
-@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch that bytes and MACs are counted at.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1),
+              help="Batch that bytes and MACs are counted at.")
 @SET
 def command(net: str, as_json: bool, mode: str | None, html: str | None, svg: str | None, program: str, target: str,
             after: str | None, no_code: bool, batch: int, settings: tuple[str, ...]) -> int:
@@ -76,7 +78,8 @@ def _write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise NetcError("E0432", f"cannot write {path}: {problem.strerror}", "name a file in a folder that exists") from problem
+        raise NetcError("E0432", f"cannot write {path}: {problem.strerror}",
+                        "name a file in a folder that exists") from problem
     click.echo(f"wrote {path} ({len(text.encode()):,} bytes)")
 
 
@@ -89,7 +92,8 @@ def _table(net: str, batch: int, rows: list[dict[str, Any]], totals: dict[str, i
     for heading in ("parameters", "MACs", "bytes"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row["layer"], row["op"], row["output"], *(f"{row[k]:,}" if row[k] else "" for k in ("params", "macs", "bytes")))
+        table.add_row(row["layer"], row["op"], row["output"],
+                      *(f"{row[k]:,}" if row[k] else "" for k in ("params", "macs", "bytes")))
     table.add_section()
     table.add_row("total", "", "", *(f"{totals[k]:,}" for k in ("params", "macs", "bytes")))
     console = Console()

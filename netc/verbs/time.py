@@ -25,7 +25,8 @@ def command(net: str, batch: int, training: bool, threads: int | None, as_json: 
     from runtime.measure import random_feeds, time_kernels, time_program
     use_threads(threads)
     path = split_place(net)[0]
-    exe = Executable.load(path) if path.endswith(".netb") else load_net(net, settings).compile("train" if training else "run")
+    mode = "train" if training else "run"
+    exe = Executable.load(path) if path.endswith(".netb") else load_net(net, settings).compile(mode)
     program = "step" if training else "run"
     if program not in exe.programs:
         raise NetcError("E0619", f"{path} does not hold the program `{program}`", "compile it with --train")

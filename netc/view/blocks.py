@@ -1,4 +1,4 @@
-"""Which of the user's blocks a node is drawn in: by its name, or by the layers it comes from where passes joined several."""
+"""Which of the user's blocks a node is drawn in: by its name, or by the layers that passes joined in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def blocks(graph: Graph) -> dict[str, tuple[str, ...]]:
     known = {path for folder in folders.values() for path in _above(folder)}
     paths = {node.name: node.name if node.name in known and not is_leaf(node) else folders[node.name] for node in nodes}
     held = Counter(path for folder in paths.values() for path in _above(folder))
-    chains = {path for path in held if any(held[other] == held[path] and other.rpartition("/")[0] == path for other in held)}
+    chains = {path for path in held
+              if any(held[other] == held[path] and other.rpartition("/")[0] == path for other in held)}
     return {name: tuple(path for path in _above(folder) if held[path] > 1 and path not in chains)
             for name, folder in paths.items()}
 

@@ -15,7 +15,9 @@ from compiler import codegen, lower
 from compiler.backend import CpuBackend, choose
 from compiler.ir import Graph
 
-BOILERPLATE = re.compile(r"(, !(dbg|tbaa|prof|llvm\.loop|range|alias\.scope|noalias) !\d+)+|^\s*#dbg_.*\n", re.MULTILINE)
+DEFINITION = re.compile(r"^define [^\n]*@([\w.]+)\([^\n]*\n.*?^}\n", re.MULTILINE | re.DOTALL)
+BOILERPLATE = re.compile(r"(, !(dbg|tbaa|prof|llvm\.loop|range|alias\.scope|noalias) !\d+)+|^\s*#dbg_.*\n",
+                         re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def generate(program: str, graph: Graph, target: str, batch: int) -> Code:
 
 def _llvm(name: str, function: tirx.PrimFunc, target: Mapping[str, Any]) -> str:
     text = codegen.generate({name: function}, target).inspect_source("ll")
-    bodies = {m[1]: m[0] for m in re.finditer(r"^define [^\n]*@([\w.]+)\([^\n]*\n.*?^}\n", text, re.MULTILINE | re.DOTALL)}
+    bodies = {m[1]: m[0] for m in DEFINITION.finditer(text)}
     return BOILERPLATE.sub("", "\n".join(body for symbol, body in bodies.items()
                                          if symbol == name or symbol.startswith("__tvm_parallel_lambda")))
 

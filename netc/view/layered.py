@@ -1,7 +1,7 @@
 """Layered drawing of an acyclic graph (Sugiyama, Tagawa and Toda, 1981): layers, an order within each, places.
 
-Layers are longest paths, orders are found by sweeps of barycentres, and places are those nearest to the neighbours' that
-keep order and distance: a weighted isotonic regression for each layer.
+Layers are longest paths, orders are found by sweeps of barycentres, and places are those nearest to the neighbours'
+that keep order and distance: an isotonic regression for each layer.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _layers(graph: nx.DiGraph, top: set[str], bottom: set[str]) -> dict[str, int
     """The longest path to each node; what nothing leads to comes just above its first reader."""
     layer = {name: at for at, names in enumerate(nx.topological_generations(graph)) for name in names}
     if top:
-        layer = {name: 0 if name in top else at + (name not in top and not graph.pred[name]) for name, at in layer.items()}
+        layer = {name: 0 if name in top else max(1, at) for name, at in layer.items()}
         for name in nx.topological_sort(graph):
             layer[name] = max([layer[name], *(layer[p] + 1 for p in graph.pred[name])])
     for name in graph:
@@ -114,7 +114,8 @@ def _columns(graph: nx.DiGraph, rows: Sequence[Sequence[str]], widths: Mapping[s
         for row in rows if down else reversed(rows):
             wanted = []
             for name in row:
-                near = [x[n] for n in ((graph.pred if down else graph.succ)[name] or (*graph.pred[name], *graph.succ[name]))]
+                around = (graph.pred if down else graph.succ)[name] or (*graph.pred[name], *graph.succ[name])
+                near = [x[n] for n in around]
                 wanted.append(sum(near) / len(near) if near else x[name])
             x |= zip(row, _spread(row, wanted, widths))
     return x

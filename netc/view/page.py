@@ -1,7 +1,7 @@
-"""One page that shows a net on its way through the passes: everything in one file, which needs no server and no network.
+"""One page that shows a net on its way through the passes: one file that needs no server and no network.
 
-The stages go into the page as JSON, packed; layout and drawing happen in the browser (`assets/`), the layout of graphs by
-dagre (`vendor/`).
+The stages go into the page as JSON, packed; layout and drawing happen in the browser (`assets/`), the layout of graphs
+by dagre (`vendor/`).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SCRIPTS = ("vendor/dagre.min.js", *(f"assets/{name}.js" for name in ("model", "l
 
 
 def page(history: History, target: str, sources: Sequence[tuple[str, str]], code: Code | None) -> str:
-    """The HTML of a program's history. sources: (path, text) of the files it is written in. code: what was generated for
-    the kernels of the last stage."""
+    """The HTML of a program's history. sources: (path, text) of the files it is written in. code: what was generated
+    for the kernels of the last stage."""
     content = {"data": _packed(_data(history, target, sources)), "code": _packed(_code(history, code))}
     script = "\n".join((FILES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     whole = (FILES / "assets/page.html").read_text(encoding="utf-8")
@@ -84,8 +84,8 @@ def _graph(history: History, graph: Graph, nodes: dict[str, int]) -> dict[str, A
     for launch in chosen.kernels:
         work = tally.work(chosen, launch.nodes, storage)
         flops, bytes = work.at(batch)
-        kernels.append({"nodes": [place[name] for name in launch.nodes if name in place], "flops": flops, "bytes": bytes,
-                        "us": 1e6 * work.seconds(machine, batch)})
+        kernels.append({"nodes": [place[name] for name in launch.nodes if name in place], "flops": flops,
+                        "bytes": bytes, "us": 1e6 * work.seconds(machine, batch)})
     return {"nodes": [nodes.setdefault(json.dumps(_node(graph, node, batch)), len(nodes)) for node in shown],
             "home": [(home[n.name] or ("",))[-1] for n in shown],
             "blocks": {path: above for chain in home.values() for path, above in zip(chain, ("", *chain))},
@@ -103,8 +103,10 @@ def _node(graph: Graph, node: Node, batch: int) -> dict[str, Any]:
     own = [graph[name] for name in read if not drawn(graph[name])]
     constants = {i.name: i.attrs["value"].tolist() for i in own if i.op == "constant" and i.attrs["value"].size == 1}
     return {"name": node.name, "op": node.op, "inputs": [name for name in read if drawn(graph[name])],
-            "type": str(node.type), "attrs": _attrs(node), "origins": [[o.layer, *_split(o.place)] for o in sorted(node.origins)],
-            "weights": [[w.name, str(w.type), tally.number(w.type.size, batch)] for w in own if w.name not in constants],
+            "type": str(node.type), "attrs": _attrs(node),
+            "origins": [[o.layer, *_split(o.place)] for o in sorted(node.origins)],
+            "weights": [[w.name, str(w.type), tally.number(w.type.size, batch)] for w in own
+                        if w.name not in constants],
             "small": REGISTRY[node.op].pointwise or is_view(node) or node.op == "slice",
             **({"constants": list(constants.values())} if constants else {}),
             **({} if is_leaf(node) or is_view(node) else {"flops": tally.flops(graph, node.name, batch),

@@ -81,7 +81,9 @@ class History:
 
 
 def options(target: str, batch: int, **others: Any) -> programs.Options:
-    """How programs are optimized for a target's text; others: fields of Options. Raises NetcError E0412, E0701, E0702."""
+    """How programs are optimized for a target's text; others: fields of Options.
+
+    Raises NetcError E0412, E0701, E0702."""
     kind, _, name = target.strip().partition(":")
     if kind == "cpu":
         if name not in ("", "host", *CPUS):
@@ -117,12 +119,14 @@ def of_dump(path: Path, options: programs.Options) -> History:
     return History(graph.name, head["program"], options, source, train, stages)
 
 
-def _go_on(graph: Graph, after: str, rest: Sequence[str], options: programs.Options, train: dict[str, Any] | None) -> None:
+def _go_on(graph: Graph, after: str, rest: Sequence[str], options: programs.Options,
+           train: dict[str, Any] | None) -> None:
     training = train is not None
 
     def run(graph: Graph, names: Sequence[str]) -> Graph:
-        graph, steps = pipeline.optimize(graph, options.context(training, packed=not training), check=options.check,
-                                         off=options.off, only=options.only, names=[name for name in names if name in rest])
+        names = [name for name in names if name in rest]
+        graph, steps = pipeline.optimize(graph, options.context(training, packed=not training), names=names,
+                                         off=options.off, only=options.only, check=options.check)
         options.steps.extend(steps)
         return graph
 
@@ -140,7 +144,8 @@ def _primitives(graph: Graph, options: programs.Options, train: dict[str, Any] |
     return programs.join(graph, train) if train else expand(graph, lambda node: not native(node))
 
 
-def _stages(first: Graph, number: int, name: str, options: programs.Options, train: dict[str, Any] | None) -> list[Stage]:
+def _stages(first: Graph, number: int, name: str, options: programs.Options,
+            train: dict[str, Any] | None) -> list[Stage]:
     def lowered(graph: Graph, name: str) -> Graph:
         if name in pipeline.KERNELS:
             return graph
@@ -152,7 +157,8 @@ def _stages(first: Graph, number: int, name: str, options: programs.Options, tra
     stages = [Stage(number, name, first, lowered(first, name))]
     for at, step in enumerate(options.steps, number + 1):
         same = not step.taken and not step.skipped and _kind(step.name) == _kind(stages[-1].name)
-        stages.append(Stage(at, step.name, step.graph, stages[-1].lowered if same else lowered(step.graph, step.name), step))
+        graph = stages[-1].lowered if same else lowered(step.graph, step.name)
+        stages.append(Stage(at, step.name, step.graph, graph, step))
     return stages
 
 
@@ -161,14 +167,14 @@ def _kind(name: str) -> int:
     return (name in pipeline.PRIMITIVES) + 2 * (name in pipeline.KERNELS)
 
 
-# --- dumps -------------------------------------------------------------------------------------------------------------
+# --- dumps ----------------------------------------------------------------------------------------------------------
 
 def dump(history: History, folder: Path, stages: Sequence[Stage]) -> None:
     """Writes a numbered text for each stage. Raises NetcError E0413 where it cannot."""
     try:
         os.makedirs(folder, exist_ok=True)
         for stage in stages:
-            head = {"program": history.program, "after": stage.name, **({"train": history.train} if history.train else {})}
+            head = {"program": history.program, "after": stage.name} | ({"train": history.train} if history.train else {})
             text = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in head.items()) + to_text(stage.graph)
             (folder / f"{stage.number:02}-{stage.name}.txt").write_text(text, encoding="utf-8")
     except OSError as problem:
@@ -177,7 +183,8 @@ def dump(history: History, folder: Path, stages: Sequence[Stage]) -> None:
 
 
 def _read(path: Path) -> tuple[Graph, Mapping[str, Any]]:
-    wrong = NetcError("E0431", f"{path} is no dump of a pass", "give a text that `netc opt --dump-dir` wrote, or a .net file")
+    wrong = NetcError("E0431", f"{path} is no dump of a pass",
+                      "give a text that `netc opt --dump-dir` wrote, or a .net file")
     try:
         text = path.read_text(encoding="utf-8")
         head = {key: json.loads(value) for key, _, value in (

@@ -58,22 +58,24 @@ def still(history: History, stage: Stage) -> str:
     made = tally.kernels(graph)
     kernel = {name: i for i, names in enumerate(made) for name in names}
     sizes = Counter(kernel.values())
-    order = {name: i for i, name in enumerate(dict.fromkeys(o.layer for n in graph.sorted() for o in sorted(n.origins)))}
+    layers = dict.fromkeys(origin.layer for node in graph.sorted() for origin in sorted(node.origins))
+    order = {name: i for i, name in enumerate(layers)}
     hues = [_hue(graph, names, order, batch) for names in made]
     _measure(root, homes, kernel)
     _move(root, 24.0, 62.0)
-    shapes = _shapes(root, homes, kernel, sizes, hues, batch)
+    shapes = _shapes(root, homes, kernel, sizes, hues)
     counts = history.counts(stage)
     width, height = max(root.width + 48, 420), root.height + 86
     about = (f"{history.program}, {'as written' if stage.step is None else 'after ' + stage.name}, batch {batch}: "
              f"{counts['kernels']:,} kernels, {counts['flops'] / 1e9:.3g} GFLOPs, {counts['bytes'] / 1e6:.3g} MB")
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
             f'height="{height:.0f}" role="img" aria-label="{escape(history.net)}">\n<style>{STYLE}</style>\n'
-            f'<text class="head" x="24" y="30">{escape(history.net)}</text>\n<text x="24" y="47">{escape(about)}</text>\n'
+            f'<text class="head" x="24" y="30">{escape(history.net)}</text>\n'
+            f'<text x="24" y="47">{escape(about)}</text>\n'
             + "\n".join(shapes) + "\n</svg>\n")
 
 
-# --- what is shown ------------------------------------------------------------------------------------------------------
+# --- what is shown ----------------------------------------------------------------------------------------------------
 
 def _open(homes: Mapping[str, tuple[str, ...]]) -> set[str]:
     """The blocks that are open: as many levels as leave a picture that can be read."""
@@ -128,7 +130,7 @@ def _hue(graph: Graph, names: list[str], order: Mapping[str, int], batch: int) -
     return (order.get(layer, 0) * 137.508 + 205) % 360
 
 
-# --- places -------------------------------------------------------------------------------------------------------------
+# --- places -----------------------------------------------------------------------------------------------------------
 
 def _measure(box: Box, homes: Mapping[str, tuple[str, ...]], kernel: Mapping[str, int]) -> None:
     """Sizes of a box and all that is in it, and where it lies there."""
@@ -166,20 +168,21 @@ def _inside(box: Box) -> tuple[float, float]:
     return (box.x + PAD, box.y + HEAD - 26 * bool(box.ins)) if box.id else (box.x, box.y)
 
 
-# --- shapes -------------------------------------------------------------------------------------------------------------
+# --- shapes -----------------------------------------------------------------------------------------------------------
 
-def _shapes(box: Box, homes: Mapping, kernel: Mapping[str, int], sizes: Counter, hues: list[float], batch: int) -> list[str]:
+def _shapes(box: Box, homes: Mapping, kernel: Mapping[str, int], sizes: Counter, hues: list[float]) -> list[str]:
     made = []
     if box.id and box.drawing:
-        made.append(f'<rect class="block" x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-                    f'rx="12"/>')
+        made.append(f'<rect class="block" x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" '
+                    f'height="{box.height:.1f}" rx="12"/>')
     for item in box.items.values():
         if item.drawing:
-            made += _shapes(item, homes, kernel, sizes, hues, batch)
+            made += _shapes(item, homes, kernel, sizes, hues)
     if box.drawing:
         made += [_edge(box, *edge, kernel, hues) for edge in sorted(box.edges)]
     if box.id and box.drawing:
-        made.append(f'<text class="title" x="{box.x + 12:.1f}" y="{box.y + 20:.1f}">{escape(_label(box.id[2:], homes))}</text>')
+        label = escape(_label(box.id[2:], homes))
+        made.append(f'<text class="title" x="{box.x + 12:.1f}" y="{box.y + 20:.1f}">{label}</text>')
     for item in box.items.values():
         if not item.drawing:
             made += _thing(item, homes, kernel, sizes, hues)
@@ -187,8 +190,9 @@ def _shapes(box: Box, homes: Mapping, kernel: Mapping[str, int], sizes: Counter,
 
 
 def _edge(box: Box, one: str, other: str, source: str, kernel: Mapping[str, int], hues: list[float]) -> str:
-    points = [_end(box, one, source, "out"), *((_inside(box)[0] + x, _inside(box)[1] + y)
-                                               for x, y in box.drawing.bends[one, other]), _end(box, other, source, "in")]
+    dx, dy = _inside(box)
+    bends = [(dx + x, dy + y) for x, y in box.drawing.bends[one, other]]
+    points = [_end(box, one, source, "out"), *bends, _end(box, other, source, "in")]
     path = f"M{points[0][0]:.1f},{points[0][1]:.1f}"
     for (x0, y0), (x1, y1) in zip(points, points[1:]):
         middle = (y0 + y1) / 2
@@ -196,7 +200,8 @@ def _edge(box: Box, one: str, other: str, source: str, kernel: Mapping[str, int]
     ends = [box.items[name].node for name in (one, other) if name in box.items]
     within = len(ends) == 2 and all(ends) and kernel.get(ends[0].name, -1) == kernel.get(ends[1].name, -2)
     if within:
-        return f'<path class="edge" d="{path}" style="stroke: {_color("mark", hues[kernel[ends[0].name]])}; stroke-width: 2.4"/>'
+        color = _color("mark", hues[kernel[ends[0].name]])
+        return f'<path class="edge" d="{path}" style="stroke: {color}; stroke-width: 2.4"/>'
     x, y = points[-1]
     arrow = "" if other.startswith("out:") or other in box.items and box.items[other].drawing else \
         f'<path class="arrow" d="M{x:.1f},{y:.1f}l-3.2,-6.5h6.4z"/>'
@@ -223,13 +228,14 @@ def _thing(box: Box, homes: Mapping, kernel: Mapping[str, int], sizes: Counter, 
         share = (w - 24) / max(1, len(inside))
         return [f'<rect class="thing" x="{x + 4:.1f}" y="{y + 4:.1f}" width="{w:.1f}" height="{h:.1f}" rx="10"/>',
                 f'<rect class="thing" {frame} rx="10"/>',
-                *(f'<rect x="{x + 12 + i * share:.1f}" y="{y + h - 9:.1f}" width="{max(1.0, share - 1.5):.1f}" height="4" '
-                  f'style="fill: {_color("mark", hues[k])}"/>' for i, k in enumerate(sorted(inside))),
+                *(f'<rect x="{x + 12 + i * share:.1f}" y="{y + h - 9:.1f}" width="{max(1.0, share - 1.5):.1f}" '
+                  f'height="4" style="fill: {_color("mark", hues[k])}"/>' for i, k in enumerate(sorted(inside))),
                 _text("title", x + w / 2, y + 18, title), _text("", x + w / 2, y + 33, subtitle)]
     small, number = _small(box.node), kernel.get(box.node.name)
     several = number is not None and sizes[number] > 1
     style = f' style="fill: {_color("tint", hues[number])}; stroke: {_color("mark", hues[number])}"' if several else ""
-    made = [f'<g><title>{escape(box.node.name)}</title><rect class="thing" {frame} rx="{h / 2 if small else 9}"{style}/>']
+    made = [f'<g><title>{escape(box.node.name)}</title>'
+            f'<rect class="thing" {frame} rx="{h / 2 if small else 9}"{style}/>']
     if number is not None and not small:
         made.append(f'<rect x="{x:.1f}" y="{y + 8:.1f}" width="3.5" height="{h - 16:.1f}" rx="1.7" '
                     f'style="fill: {_color("mark", hues[number])}"/>')
@@ -263,7 +269,9 @@ def _texts(box: Box, homes: Mapping[str, tuple[str, ...]], kernel: Mapping[str, 
         inside = len({kernel[name] for name in names if name in kernel})
         return _label(box.id[2:], homes), f"{len(names)} ops, {inside} kernel{'s' * (inside != 1)}"
     node = box.node
-    title = f"{node.op} ×{node.name.count('+') + 1}" if "+" in node.name else node.name.rpartition("/")[2].partition(".")[0]
+    title = node.name.rpartition("/")[2].partition(".")[0]
+    if "+" in node.name:
+        title = f"{node.op} ×{node.name.count('+') + 1}"
     shape = "×".join(str(d) for d in node.type.shape if str(d) != "N") or "1"
     words = [] if node.op in title or node.op == "input" else [node.op]
     if "kernel" in node.attrs:

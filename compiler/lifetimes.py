@@ -70,5 +70,6 @@ def lifetimes(graph: Graph, scratch: Sequence[Sequence[tuple[str, Dim]]] = ()) -
         inside = [k for k in first if flat.base_and_offset(k)[0] == key]
         parts = tuple(Part(flat.base_and_offset(k)[1], bytes[k], first[k], max(last[k], last.get(key, 0)))
                       for k in inside if k != key)
-        found.append(Lifetime(key, size(graph, key), min(first[k] for k in inside), max(last[k] for k in inside), parts))
+        begin, end = min(first[k] for k in inside), max(last[k] for k in inside)
+        found.append(Lifetime(key, size(graph, key), begin, end, parts))
     return found + [Lifetime(key, bytes, step, step) for step, needed in enumerate(scratch) for key, bytes in needed]

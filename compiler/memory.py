@@ -1,9 +1,9 @@
 """Where tensors live while a program runs: one arena, shared by tensors whose lifetimes do not meet.
 
 Sizes depend on the batch, so tensors are put into classes of one growth (all that is proportional to N, all that is
-constant, …). The largest growing class is packed from the bottom of the arena upwards, constants from its top downwards;
-the arena is as large as it must be for the two never to meet, which is a maximum of a few sizes linear in N. Other classes
-get a stretch of their own below. So the arena is near the smallest possible at every batch, not only at one.
+constant, …). The largest growing class is packed from the bottom of the arena upwards, constants from its top
+downwards; the arena is as large as it must be for the two never to meet, which is a maximum of a few sizes linear in N.
+Other classes get a stretch of their own below. So the arena is near the smallest possible at every batch, not at one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Placed = tuple[int, int, int, int]  # start, end, first step, last step
 
 @dataclass(frozen=True)
 class Part:
-    """`bytes` of a tensor from its byte `start` on (a multiple of ALIGNMENT), alive from step `first` to step `last`."""
+    """`bytes` of a tensor from its byte `start` on (a multiple of ALIGNMENT), alive from `first` to `last`."""
 
     start: int
     bytes: int
@@ -41,7 +41,7 @@ class Part:
 class Lifetime:
     """A tensor of `bytes`, alive from the step `first` that writes it to the step `last` that reads it, both included.
 
-    parts: where a tensor of constant size comes to life piece by piece, its pieces; what lies between them is never used.
+    parts: where a tensor of constant size comes to life piece by piece, its pieces; what is between them is never used.
     """
 
     name: str
@@ -84,8 +84,8 @@ def max_live(lifetimes: Sequence[Lifetime], env: Mapping[str, int]) -> int:
 
 
 def plan(lifetimes: Sequence[Lifetime]) -> Plan:
-    """Packs every class in several orders and takes those that fit together best: whose arena is nearest the max-live bound
-    at the batch where it is farthest from it."""
+    """Packs every class in several orders and takes those that fit together best: whose arena is nearest the max-live
+    bound at the batch where it is farthest from it."""
     classes: dict[Dim, dict[str, Item]] = {1: {}}
     pieces = max((life for life in lifetimes if life.parts), key=lambda life: life.bytes, default=None)
     for life in lifetimes:
@@ -117,7 +117,8 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
 def _pieces(life: Lifetime) -> tuple[Placed, ...]:
     """The parts of a tensor that lies at the very top of the arena, as they are placed in the stack of constants."""
     end = _aligned(life.bytes)
-    return tuple((end - part.start - _aligned(part.bytes), end - part.start, part.first, part.last) for part in life.parts)
+    return tuple((end - part.start - _aligned(part.bytes), end - part.start, part.first, part.last)
+                 for part in life.parts)
 
 
 class _Stack:

@@ -1,8 +1,8 @@
 """Which tensors to drop and compute again, and when, so that what lives together fits a budget.
 
 Works on runs of kernels and numbered versions of tensors, free of graphs: a `Run` reads and writes versions, a `Recipe`
-says how to make a tensor once more. Greedy, by bytes above the budget that go away for each second it takes, as register
-allocators choose (Briggs et al., "Rematerialization", PLDI 1992).
+says how to make a tensor once more. Greedy, by bytes above the budget that go away for each second it takes, as
+register allocators choose (Briggs et al., "Rematerialization", PLDI 1992).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def recipe(tensor: str, runs: Sequence[Run]) -> Recipe:
 
 @dataclass(frozen=True)
 class Problem:
-    """bytes: of each tensor; recipes: of those that can be made again; until: the number of originals before which every
-    copy is made (the kernels behind change parameters)."""
+    """bytes: of each tensor; recipes: of those that can be made again; until: the number of originals before which
+    every copy is made (the kernels behind change parameters)."""
 
     bytes: Mapping[str, int]
     recipes: Mapping[str, Recipe]
@@ -61,7 +61,7 @@ class Problem:
 
 
 def shrink(runs: Sequence[Run], problem: Problem, budget: int) -> list[Run] | None:
-    """Runs of which no more than `budget` bytes live together, made from the given originals; None where none are found."""
+    """Runs of which at most `budget` bytes live together, made from the given originals; None if none are found."""
     state = _State(list(runs), problem, budget)
     while state.excess.any():
         before = state
@@ -160,9 +160,10 @@ class _State:
                         break
         return found
 
-    def _move(self, version: Version, before: int, gain: int, seconds: float, keep: bool, enough: float) -> _Move | None:
-        """The move that makes a version anew at the run `before`, as far as it can be judged without making it: it saves
-        `gain` for at least `seconds`. None unless it is worth more than `enough`."""
+    def _move(self, version: Version, before: int, gain: int, seconds: float, keep: bool,
+              enough: float) -> _Move | None:
+        """The move that makes a version anew at the run `before`, as far as it can be judged without making it: it
+        saves `gain` for at least `seconds`. None unless it is worth more than `enough`."""
         bytes, recipes = self.problem.bytes, self.problem.recipes
         chain: dict[str, None] = {}
         others = 0
@@ -220,12 +221,13 @@ class _State:
         copies = {tensor: (tensor, 1 + max(number for _, number in self.versions[tensor])) for tensor in move.chain}
         replaced = {move.version: copies[move.version[0]]}
         if move.keep:
-            replaced |= {v: copies[t] for t in move.chain[:-1] for v in self.versions[t] if self.accesses[v][0] > move.before}
-        made = []
+            replaced |= {v: copies[t] for t in move.chain[:-1] for v in self.versions[t]
+                         if self.accesses[v][0] > move.before}
+        made, ready = [], set()
         for tensor in move.chain:
+            ready.add(tensor)
             for run in self.problem.recipes[tensor].runs:
-                reads = tuple(copies[t] if t in copies and (t == tensor or move.chain.index(t) < move.chain.index(tensor))
-                              else self._latest(t, move.before) for t, _ in run.reads)
+                reads = tuple(copies[t] if t in ready else self._latest(t, move.before) for t, _ in run.reads)
                 made.append(replace(run, reads=reads, writes=(copies[tensor],), recipe=tensor))
         behind = [run if replaced.keys().isdisjoint(run.reads) else
                   replace(run, reads=tuple(dict.fromkeys(replaced.get(v, v) for v in run.reads)))

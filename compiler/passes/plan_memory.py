@@ -1,7 +1,7 @@
 """Element-wise results are written over an operand that nobody reads any longer, and one arena holds what is left.
 
-The arena itself is packed when a program is lowered (`compiler/memory.py`); what this pass decides is which tensors share
-their memory from the start.
+The arena itself is packed when a program is lowered (`compiler/memory.py`); what this pass decides is which tensors
+share their memory from the start.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from compiler.views import Place
 
 @graph_pass("plan_memory")
 def plan_memory(graph: Graph, context: Context) -> list[Rewrite]:
-    """A result of an element-wise kernel takes the memory of an operand of the same type that dies there, unless the arena
-    would grow by it."""
+    """A result of an element-wise kernel takes the memory of an operand of the same type that dies there, unless the
+    arena would grow by it."""
     home = tensors(graph)
     last = {home[name]: step for step, launch in enumerate(graph.kernels)
             for name in (*reads(graph, launch), *launch.results) if name in home}
@@ -30,7 +30,8 @@ def plan_memory(graph: Graph, context: Context) -> list[Rewrite]:
     places = dict(graph.places)
     done = []
     for step, launch in enumerate(graph.kernels):
-        free = [key for key in dict.fromkeys(home.get(name) for name in reads(graph, launch)) if key and last[key] == step]
+        read = dict.fromkeys(home[name] for name in reads(graph, launch) if name in home)
+        free = [key for key in read if last[key] == step]
         for result in launch.results:
             key = next((key for key in free if _fits(graph, launch, result, key, home)), None) \
                 if result not in wholes and result not in graph.places and home.get(result) == ARENA + result else None
@@ -53,8 +54,8 @@ def plan_memory(graph: Graph, context: Context) -> list[Rewrite]:
 
 
 def _fits(graph: Graph, launch: Launch, result: str, key: str, home: Mapping[str, str]) -> bool:
-    """Whether a kernel can write `result` into the tensor `key`, which it reads for the last time: element by element, each
-    read before it is written and never again."""
+    """Whether a kernel can write `result` into the tensor `key`, which it reads for the last time: element by element,
+    each read before it is written and never again."""
     root = graph[key.removeprefix(ARENA)]
     group, *others = launch.groups
     return (not others and not group.update and not group.inlined and not group.staged

@@ -42,12 +42,12 @@ def recompute(graph: Graph, context: Context) -> list[Rewrite]:
         smallest, runs = _smallest(graph, context, before)
         if runs is None or smallest > context.memory:
             raise NetcError("E0414", f"{what} needs more than {text(context.memory)}, whatever is computed again",
-                            f"the smallest budget that can be met is {text(smallest)}; without one it takes {text(before)} "
-                            f"(at batch {context.batch})")
+                            f"the smallest budget that can be met is {text(smallest)}; without one it takes "
+                            f"{text(before)} (at batch {context.batch})")
     done = apply(graph, runs, context.batch)
     after = _arena(graph, [scratch[run.kernel] for run in runs], context.batch)
-    return [Rewrite(f"{what} takes {text(after)} instead of {text(before)}", (), gain=sum(rewrite.gain for rewrite in done)),
-            *done]
+    cost = sum(rewrite.gain for rewrite in done)
+    return [Rewrite(f"{what} takes {text(after)} instead of {text(before)}", (), gain=cost), *done]
 
 
 def text(bytes: int) -> str:
@@ -83,7 +83,7 @@ def fit(graph: Graph, context: Context, budget: int) -> list[Run] | None:
 
 
 def _smallest(graph: Graph, context: Context, most: int) -> tuple[int, list[Run] | None]:
-    """The smallest budget that can be met, within two hundredths, and how; None where nothing needs to be done for it."""
+    """The smallest budget that can be met, within two hundredths, and how; None if nothing needs to be done."""
     low, high, runs = 0, most, None
     while high - low > high // 50:
         middle = (low + high) // 2
@@ -116,7 +116,8 @@ def formulate(graph: Graph, context: Context) -> tuple[list[Run], Problem]:
     recipes = {}
     for key, numbers in writers.items():
         parts = [(number, _parts(graph, graph.kernels[number], key, home)) for number in numbers]
-        if key not in gradients and all(parts for _, parts in parts) and not any(graph.kernels[n].update for n in numbers):
+        if (key not in gradients and all(groups for _, groups in parts)
+                and not any(graph.kernels[number].update for number in numbers)):
             recipes[key] = recipe(key, [replace(_run(graph, context, number, groups, home), writes=((key, 0),))
                                         for number, groups in parts])
     until = next((i for i, launch in enumerate(graph.kernels) if launch.update), len(graph.kernels))
@@ -263,5 +264,6 @@ class _Writer:
 
 
 def _renamed(g: Group, names: Mapping[str, str]) -> Group:
-    return replace(g, anchor=names[g.anchor], members=[names[m] for m in g.members], inlined=[names[m] for m in g.inlined],
-                   staged=[_renamed(stage, names) for stage in g.staged], results=[names[r] for r in g.results])
+    return replace(g, anchor=names[g.anchor], members=[names[m] for m in g.members],
+                   inlined=[names[m] for m in g.inlined], staged=[_renamed(stage, names) for stage in g.staged],
+                   results=[names[r] for r in g.results])

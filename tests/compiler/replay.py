@@ -1,5 +1,5 @@
-"""Replays the memory plan of a program: every byte of the arena carries the name of the tensor it was last written for, and
-whoever is read must still be there, whole."""
+"""Replays the memory plan of a program: every byte of the arena carries the name of the tensor it was last written for,
+and whoever is read must still be there, whole."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class Replay:
                 own.setdefault(life.first, []).append(life)
         for step, (launch, results) in enumerate(zip(graph.kernels, self.program.results)):
             inside = set(launch.nodes)
-            read = sorted({r for m in launch.nodes for r in memory_read(graph, m, computed) if r in self.where} - inside)
+            read = {r for m in launch.nodes for r in memory_read(graph, m, computed)} - inside
+            read = sorted(read & self.where.keys())
             self.check(read, launch, "is gone before")
             for life in own.get(step, ()):
                 start = dims.evaluate(self.program.plan.offsets[life.name], self.env)

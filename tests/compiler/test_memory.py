@@ -1,4 +1,4 @@
-"""The arena: no two tensors that live together share a byte, at any batch, and it is hardly larger than what lives together."""
+"""The arena: no two tensors that live together share a byte, at any batch, and it is hardly larger than these."""
 
 import random
 from dataclasses import replace
@@ -20,7 +20,8 @@ from tests.compiler.nets import nets
 from tests.compiler.replay import lowered, planned, replay
 
 N, T = symbol("N"), symbol("T")
-SIZES = st.one_of(st.integers(1, 300), st.integers(1, 40).map(lambda k: N * k), st.integers(1, 9).map(lambda k: N * T * k),
+SIZES = st.one_of(st.integers(1, 300), st.integers(1, 40).map(lambda k: N * k),
+                  st.integers(1, 9).map(lambda k: N * T * k),
                   st.integers(1, 9).map(lambda k: N * k + 7), st.integers(1, 9).map(lambda k: (N + 1) // 2 * k))
 
 
@@ -39,7 +40,8 @@ def check(lives, result, env):
     assert set(result.offsets) == {life.name for life in lives}
 
 
-@given(st.lists(st.tuples(SIZES, st.integers(0, 12), st.integers(0, 5)), max_size=14), st.integers(1, 9), st.integers(1, 5))
+@given(st.lists(st.tuples(SIZES, st.integers(0, 12), st.integers(0, 5)), max_size=14), st.integers(1, 9),
+       st.integers(1, 5))
 @settings(max_examples=100, deadline=None)
 def test_live_tensors_do_not_overlap(tensors, n, t):
     lives = [Lifetime(f"t{i}", size, first, first + span) for i, (size, first, span) in enumerate(tensors)]
@@ -111,7 +113,7 @@ def test_an_empty_program_needs_no_memory():
     assert plan([]).size == 0 and max_live([], {}) == 0
 
 
-# --- whole programs ------------------------------------------------------------------------------------------------------
+# --- whole programs --------------------------------------------------------------------------------------------------
 
 SPECS = Path(__file__).parent.parent.parent / "specs"
 SGD = {"optimizer": {"name": "sgd", "args": {"momentum": 0.9, "weight_decay": 5e-4}}}
@@ -126,7 +128,8 @@ def programs_of(name, training=True, **settings):
     options = CpuBackend("cpu").options(1)
     graphs = programs.build(net.program, ["run"], options)
     if training and net.graph.losses:
-        graphs["step"] = programs.kernels(programs.step(net.graph, net.train_config or SGD, options), options, training=True)
+        step = programs.step(net.graph, net.train_config or SGD, options)
+        graphs["step"] = programs.kernels(step, options, training=True)
     return graphs
 
 

@@ -1,4 +1,4 @@
-"""Fitting runs of kernels into a budget: the runs stay right, the budget is kept, and a chain needs the square root of its length."""
+"""Fitting runs of kernels into a budget: the runs stay right, and a chain needs the square root of its length."""
 
 import random
 from math import sqrt

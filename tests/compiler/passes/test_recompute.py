@@ -177,7 +177,7 @@ def test_random_steps_mean_the_same(net, part):
             np.testing.assert_array_equal(want[node], got[getattr(after, table)[key]])
 
 
-# --- from the command line -----------------------------------------------------------------------------------------------
+# --- from the command line -------------------------------------------------------------------------------------------
 
 def test_opt_says_what_a_budget_costs(deep):
     budget = int(0.85 * arena(step_of(deep)))

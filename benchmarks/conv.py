@@ -2,9 +2,9 @@
 
     python benchmarks/conv.py [--batch 1] [--repeats 15] [--exact] [--layers 3a 4e] [--json FILE]
 
-Both kernels run alone in this process, interleaved, on tensors that stay in place; medians of processor time. `speed` is
-ONNX Runtime's time divided by ours: above 1 we are faster. GFLOP/s count the direct sum, whatever the algorithm; `--exact`
-leaves Winograd's out. The total weighs each shape by how often GoogLeNet has it.
+Both kernels run alone in this process, interleaved, on tensors that stay in place; medians of processor time. `speed`
+is ONNX Runtime's time divided by ours: above 1 we are faster. GFLOP/s count the direct sum, whatever the algorithm;
+`--exact` leaves Winograd's out. The total weighs each shape by how often GoogLeNet has it.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def text(shape: Shape) -> str:
 
 
 def ours(shape: Shape, batch: int, folder: str, off: tuple[str, ...]):
-    """A call of our layer's kernel, one of the whole net, its results, the input, the weights, and seconds of compilation."""
+    """A call of our layer's kernel, one of the whole net, the input, the weights, and seconds of compilation."""
     path = Path(folder) / "layer.net"
     path.write_text(text(shape))
     start = time.perf_counter()
@@ -110,7 +110,8 @@ def theirs(shape: Shape, x: np.ndarray, weights: dict[str, np.ndarray]):
              helper.make_node("Relu", ["f"], ["p"])] if c >= 8 else [helper.make_node("Identity", ["x"], ["p"])]
     call, result = session([*first, helper.make_node("Conv", ["p", "y_conv.weight", "y_conv.bias"], ["z"], **sizes),
                             helper.make_node("Relu", ["z"], ["r"]),
-                            helper.make_node("MaxPool", ["r"], ["y"], kernel_shape=[3, 3], pads=[1] * 4)], tensors, x, out)
+                            helper.make_node("MaxPool", ["r"], ["y"], kernel_shape=[3, 3], pads=[1] * 4)],
+                           tensors, x, out)
     call()
     conv = helper.make_node("Conv", ["x", "y_conv.weight", "y_conv.bias"], ["y"], domain=BLOCKED, activation="Relu",
                             dilations=[1, 1], group=1, **sizes)

@@ -2,9 +2,9 @@
 Convolutional Neural Networks, CVPR 2016): IR only, written by the pass `choose_algorithm`.
 
 A tile of m x m results needs (m+2)^2 products an input channel in place of 9 m^2. Per tile d of the input and window g,
-Y = A^T [(G g G^T) * (B^T d B)] A, summed over channels. The matrices are those of Toom and Cook's algorithm at the points
-0, 1, -1 and infinity for m = 2, and 0, ±1/√2, ±√2 and infinity for m = 4, which lose a fifth of what the usual 0, ±1, ±2
-lose: 3e-6 of the largest result.
+Y = A^T [(G g G^T) * (B^T d B)] A, summed over channels. The matrices are those of Toom and Cook's algorithm at the
+points 0, 1, -1 and infinity for m = 2, and 0, ±1/√2, ±√2 and infinity for m = 4, which lose a fifth of what the usual
+0, ±1, ±2 lose: 3e-6 of the largest result.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class WinogradWeight(Op):
 
 @register
 class WinogradConv(Op):
-    """`conv` of x [N, C, H, W] with u, the `winograd_weight` of its 3x3 windows or these themselves, and a bias; attributes
-    of `conv`, and `tile`."""
+    """`conv` of x [N, C, H, W] with u, the `winograd_weight` of its 3x3 windows or these themselves, and a bias;
+    attributes of `conv`, and `tile`."""
 
     name = "winograd_conv"
 
@@ -132,4 +132,5 @@ class WinogradConv(Op):
                 return product * u(o, c, ey, ex)
             return product * entry(t, kernel, ey, tap[0]) * entry(t, kernel, ex, tap[1]) * u(o, c, *tap)
 
-        return Reduce("sum", [u.shape[1], e, e, e, e, *([3, 3] if windows else [])], value, finish=lambda acc: acc + bias[0](o) if bias else acc)
+        extents = [u.shape[1], e, e, e, e, *([3, 3] if windows else [])]
+        return Reduce("sum", extents, value, finish=lambda acc: acc + bias[0](o) if bias else acc)

@@ -1,8 +1,8 @@
 """Winograd's algorithm for 3x3 convolutions of stride 1, where the cost model says that it pays.
 
-It needs 9/4 (tiles of 2x2 results) to 4 (4x4) times fewer products. Weights are transformed once, which makes them 16/9 to
-4 times as large, or by the kernel that reads them: at a small batch reading them is what takes long. Results differ from a
-direct sum by 3e-6 of the largest.
+It needs 9/4 (tiles of 2x2 results) to 4 (4x4) times fewer products. Weights are transformed once, which makes them 16/9
+to 4 times as large, or by the kernel that reads them: at a small batch reading them is what takes long. Results differ
+from a direct sum by 3e-6 of the largest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def choose_algorithm(graph: Graph, context: Context) -> list[Rewrite]:
                                   for tile in TILES for once in (True, False))
         seconds /= 1 if once else SMALL
         gain = direct - seconds
-        what = f"{conv.name} by Winograd's algorithm, tiles of {tile}x{tile}" + ("" if once else ", weights transformed in cache")
+        what = f"{conv.name} by Winograd's algorithm, tiles of {tile}x{tile}"
+        what += "" if once else ", weights transformed in cache"
         if context.exact:
             considered.append(Rewrite(what, layers(conv), False, gain, "results have to be exact"))
         elif seconds > MARGIN * direct:

@@ -1,4 +1,4 @@
-"""Bands of rows in a thread's own scratch: what a convolution reads where its input does not lie in memory as it needs it.
+"""Bands of rows in a thread's own scratch: what a convolution reads where its input does not lie as it needs it.
 
 A band holds all channels of the source rows that a few rows of results read, with zeros for the padding.
 """
@@ -26,8 +26,9 @@ Source = Callable[[Any, Any, Any, Any], "Read"]  # (n, slot, first result row, h
 
 
 def banded(conv: Direct, batch: int, rows: int, source: Source, more: float = 0.0) -> Work:
-    """Work whose units are (image, band of at most `rows` result rows): the source's rows, then all output blocks. more:
-    cycles that the source takes for an image."""
+    """Work whose units are (image, band of at most `rows` result rows): the source's rows, then all output blocks.
+
+    more: cycles that the source takes for an image."""
     kernel, view = conv.kernel, conv.window
     tiles = conv.tiling(1, view.out[1])
     bands = ceildiv(view.out[0], rows)

@@ -133,7 +133,7 @@ class Direct:
         return self.inputs * prod(self.window.kernel)
 
     def reads(self, x: Any) -> bool:
-        """Whether the tiles can read operand `x` where it lies: blocked, its groups too, with a halo for all windows."""
+        """Whether tiles can read operand `x` where it lies: blocked, its groups too, with a halo for all windows."""
         if x.buffer is None or not blocked(x.layout, self.cpu) or not self.depthwise and self.inputs % self.cpu.lanes:
             return False
         return all(h >= need for h, need in zip(x.layout.halo, (*self.window.pad, *self.window.beyond)))
@@ -169,7 +169,9 @@ class Direct:
             """Row and column of position i."""
             if rows == 1:
                 return y0, x0 + i
-            return (y0 + i, x0) if columns == 1 else (y0 + tirx.floordiv(i, i64(columns)), x0 + tirx.floormod(i, i64(columns)))
+            if columns == 1:
+                return y0 + i, x0
+            return y0 + tirx.floordiv(i, i64(columns)), x0 + tirx.floormod(i, i64(columns))
 
         def x(step: Sequence[Any], i: Any) -> Any:
             ky, kx, *c = step
@@ -203,7 +205,8 @@ class Direct:
             with ranged(row, *bounds(row)) as y:
                 for column in columns:
                     with loops([column.count]) as (turn,):
-                        self.tile(n, first, size, (y, bound(column.piece(turn))), (row.size, column.size), read, put, index)
+                        place = y, bound(column.piece(turn))
+                        self.tile(n, first, size, place, (row.size, column.size), read, put, index)
 
     def each_group(self, tiles: Tiling, emit: Callable[[tuple[int, Any]], None]) -> None:
         """emit((size, first block)) for all groups of output blocks, one after the other."""
@@ -240,16 +243,17 @@ def _in_place(conv: Direct, batch: int) -> Work:
             return (tirx.floordiv(chunk * run.count, i64(chunks)), tirx.floordiv((chunk + 1) * run.count, i64(chunks)))
 
         choose(turn, tiles.groups, lambda run, first: conv.rows(
-            n, (run.size, bound(first + group * conv.blocks)), tiles.rows[run.size], bounds, tiles.columns[run.size], read,
-            conv.put, index))
+            n, (run.size, bound(first + group * conv.blocks)), tiles.rows[run.size], bounds, tiles.columns[run.size],
+            read, conv.put, index))
 
     return Work(kernel.shape[0] * (chunks * conv.groups * tiles.units), ns, emit)
 
 
 def _chunks(conv: Direct, tiles: Tiling, batch: int) -> int:
-    """In how many chunks the rows of an image are taken: so that what comes from beyond L2 is least, and there are units
-    for all threads."""
-    image, weights = (4 * size for size in (prod(conv.window.source) * conv.inputs, conv.steps * conv.outputs // conv.groups))
+    """In how many chunks the rows of an image are taken: so that what comes from beyond L2 is least, and there are
+    units for all threads."""
+    image = 4 * prod(conv.window.source) * conv.inputs
+    weights = 4 * conv.steps * conv.outputs // conv.groups
     fitting = ceildiv(image, conv.cpu.l2 // 2)
     chunks = fitting if image + fitting * weights < tiles.units * image + weights else 1
     threads = conv.cpu.llvm.get("num-cores", 1)

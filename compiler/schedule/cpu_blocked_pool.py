@@ -1,7 +1,7 @@
 """Pooling on the CPU in blocked layout: lanes are channels, a window is a maximum or sum of vectors.
 
-Windows that reach over a border take fewer taps, so that a halo of zeros is never part of a maximum; the others are worked
-through several at a time.
+Windows that reach over a border take fewer taps, so that a halo of zeros is never part of a maximum; the others are
+worked through several at a time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Read = Callable[[Any, Any, Any], Any]
 
 
 def emit_blocked_pool(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
-    """The work of `max_pool` or `avg_pool` where source and result are blocked, else None (and nothing emitted). Units are
-    (image, block of channels, chunk of rows)."""
+    """The work of `max_pool` or `avg_pool` where source and result are blocked, else None (and nothing emitted). Units
+    are (image, block of channels, chunk of rows)."""
     pool, x = pooling(kernel, cpu), kernel.operands[0]
-    if pool is None or kernel.staged or not (x.buffer is not None and blocked(x.layout, cpu) or blocked(kernel.layout, cpu)):
+    inside = x.buffer is not None and blocked(x.layout, cpu)
+    if pool is None or kernel.staged or not inside and not blocked(kernel.layout, cpu):
         return None
     lanes, height = cpu.lanes, pool.window.out[0]
     blocks, threads = pool.channels // lanes, cpu.llvm.get("num-cores", 1)
@@ -45,7 +46,7 @@ def emit_blocked_pool(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
         count = bound(tirx.floordiv((chunk + 1) * height, i64(chunks)) - first)
 
         def read(y: Any, x_: Any, lane: Any) -> Any:
-            if x.buffer is not None and blocked(x.layout, cpu):
+            if inside:
                 return x.buffer[n, block, y, x_, lane]
             return x(n, block * lanes + lane, y, x_)
 
@@ -101,12 +102,14 @@ class Pooling:
             if right > left:
                 for run in cut(right - left, TOGETHER):
                     with loops([run.count]) as (turn,):
-                        self._windows(n, block, y, bound(run.piece(turn) + left), run.size, (up, down), (0, view.kernel[1]), read, put)
+                        x = bound(run.piece(turn) + left)
+                        self._windows(n, block, y, x, run.size, (up, down), (0, view.kernel[1]), read, put)
 
     def _taps(self, at: Any, axis: int) -> tuple[Any, Any]:
         """The first tap of window number `at` along an axis that is inside the source, and the end of those."""
         view = self.window
-        size, kernel, stride, dilation, pad = (v[axis] for v in (view.source, view.kernel, view.stride, view.dilation, view.pad))
+        size, kernel, stride, dilation, pad = (
+            sizes[axis] for sizes in (view.source, view.kernel, view.stride, view.dilation, view.pad))
         if not pad and not view.beyond[axis]:
             return 0, kernel
         place = at * stride - pad

@@ -1,7 +1,7 @@
 """Sums over neighbouring channels (local response normalization) on the CPU in blocked layout.
 
-A few positions of a row are copied so that all their channels are contiguous, zeros before and behind: then every vector of
-sums adds vectors that start one element apart.
+A few positions of a row are copied so that all their channels are contiguous, zeros before and behind: then every
+vector of sums adds vectors that start one element apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CYCLES = 8                # of a vector of sums, one way and the other
 
 
 def emit_channel_sum(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
-    """The work of `channel_sum` where the result is blocked, else None (and nothing emitted). Units are rows of an image."""
+    """The work of `channel_sum` where the result is blocked, else None (and nothing emitted); by rows of images."""
     x, lanes = kernel.operands[0], cpu.lanes
     sizes = [static(extent) for extent in kernel.shape[1:]]
     if len(sizes) != 3 or not all(sizes) or not blocked(kernel.layout, cpu) or x.dtype != "float32":
@@ -37,15 +37,17 @@ def emit_channel_sum(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 
     def emit(unit: Any, slot: Any) -> None:
         n, y = parts(unit, height)
-        with T.serial(0, i64(most)) as at, T.serial(0, i64(before // lanes)) as block, T.vectorized(0, i64(lanes)) as lane:
+        with T.serial(0, i64(most)) as at, T.serial(0, i64(before // lanes)) as block:
             for start in (0, before + channels):
-                T.buffer_store(spread, tirx.const(0.0, "float32"), [slot, at, start + block * lanes + lane])
+                with T.vectorized(0, i64(lanes)) as lane:
+                    T.buffer_store(spread, tirx.const(0.0, "float32"), [slot, at, start + block * lanes + lane])
         with T.serial(0, i64(ceildiv(width, most))) as turn:
             x0 = bound(turn * most)
             count = tirx.Min(i64(most), width - x0)
             with T.serial(0, i64(channels // lanes)) as block, T.serial(0, count) as at:
                 with T.vectorized(0, i64(lanes)) as lane:
-                    T.buffer_store(spread, x(n, block * lanes + lane, y, x0 + at), [slot, at, before + block * lanes + lane])
+                    c = block * lanes + lane
+                    T.buffer_store(spread, x(n, c, y, x0 + at), [slot, at, before + c])
             with T.serial(0, i64(channels // lanes)) as block, T.serial(0, count) as at:
                 with T.vectorized(0, i64(lanes)) as lane:
                     total = spread[slot, at, before - reach + block * lanes + lane]

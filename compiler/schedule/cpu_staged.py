@@ -1,7 +1,7 @@
-"""Two kernels in one on the CPU: bands of rows of the first, finished by its tail, are in cache when the second reads them.
+"""Two kernels in one on the CPU: bands of rows of the first, finished by its tail, are in cache for the second.
 
-pool -> conv (1x1 as a rule) and conv -> conv: a unit is a band of result rows; all channels of the rows it reads are made,
-then all output blocks. conv -> pool: a unit is one group of channel blocks and a band of pooled rows.
+pool -> conv (1x1 as a rule) and conv -> conv: a unit is a band of result rows; all channels of the rows it reads are
+made, then all output blocks. conv -> pool: a unit is one group of channel blocks and a band of pooled rows.
 """
 
 from __future__ import annotations

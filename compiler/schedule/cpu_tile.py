@@ -1,7 +1,7 @@
 """The register tile that convolutions in blocked layout are made of, and how results are cut into tiles.
 
-A tile is m positions times n blocks of output channels, a block being one vector. Its m*n sums stay in registers through
-the whole reduction; a step of it loads n vectors of weights and broadcasts m scalars of input.
+A tile is m positions times n blocks of output channels, a block being one vector. Its m*n sums stay in registers
+through the whole reduction; a step of it loads n vectors of weights and broadcasts m scalars of input.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Tiling:
 
 @cache
 def tiling(registers: int, lanes: int, blocks: int, height: int, width: int, steps: int) -> Tiling:
-    """The tiles of `blocks` output blocks on a map, chosen for the fewest cycles: pairs or triples of blocks, what is left
-    by one size less. Rows of which several fit into a tile are tiled together."""
+    """The tiles of `blocks` output blocks on a map, chosen for the fewest cycles: pairs or triples of blocks, what is
+    left by one size less. Rows of which several fit into a tile are tiled together."""
     cpu = Cpu("", lanes, registers, {})
     found = []
     for most in (3, 2, 1):
@@ -104,8 +104,8 @@ def _groups(blocks: int, most: int) -> tuple[Run, ...]:
 
 @contextmanager
 def ranged(run: Run, low: Any, high: Any) -> Iterator[Any]:
-    """A loop over those pieces of a run whose index counted over all runs (`low` to `high`) falls into it; gives where each
-    begins. The run's first index is subtracted by the caller. low and high None: all of them."""
+    """A loop over those pieces of a run whose index counted over all runs (`low` to `high`) falls into it; gives where
+    each begins. The run's first index is subtracted by the caller. low and high None: all of them."""
     if low is None:
         with loops([run.count]) as (index,):
             yield bound(run.piece(index))

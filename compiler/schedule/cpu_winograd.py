@@ -1,8 +1,8 @@
 """Winograd convolutions on the CPU: transforms of tiles, and (m+2)^2 matrix products made of the register tile.
 
-A unit is one block of tile rows of one image: its input is transformed into scratch V [e*e][C/b][tiles][b], then for each
-group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and stored. Where an
-image is one block, units are slices of the outputs, each of which transforms the input for itself. Weights come
+A unit is one block of tile rows of one image: its input is transformed into scratch V [e*e][C/b][tiles][b], then for
+each group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and
+stored. Where an image is one block, units are slices of the outputs, each of which transforms the input for itself. Weights come
 transformed, or as the windows they are: then a unit transforms a row of points of a group at a time, in cache, and
 memory gives a quarter of the bytes.
 """
@@ -70,8 +70,8 @@ def _half(kernel: Kernel, cpu: Cpu, matrix: np.ndarray, lanes: int) -> Any:
 
 def _two_sided(matrix: np.ndarray, half: Any, slot: Any, lanes: int, read: Callable[[int, Any, Any], Any],
                put: Callable[[Any, int, Any, Any], None]) -> None:
-    """put(row, column, lane, value) of matrix * source * matrix^T, elements being vectors; read(row, column, lane) gives
-    the source. Each side is a loop, over columns and then over rows."""
+    """put(row, column, lane, value) of matrix * source * matrix^T, elements being vectors; read(row, column, lane)
+    gives the source. Each side is a loop, over columns and then over rows."""
     rows, columns = matrix.shape
     with T.serial(0, i64(columns)) as j:
         _side(matrix, lanes, lambda i, lane: read(i, j, lane),
@@ -80,7 +80,8 @@ def _two_sided(matrix: np.ndarray, half: Any, slot: Any, lanes: int, read: Calla
         _side(matrix, lanes, lambda j, lane: half[slot, i, i64(j), lane], lambda x, lane, value: put(i, x, lane, value))
 
 
-def _side(matrix: np.ndarray, lanes: int, read: Callable[[int, Any], Any], put: Callable[[int, Any, Any], None]) -> None:
+def _side(matrix: np.ndarray, lanes: int, read: Callable[[int, Any], Any],
+          put: Callable[[int, Any, Any], None]) -> None:
     """put(i, lane, value) of matrix * source; every read(k, lane) is made once, before the first put."""
     source = T.alloc_buffer((matrix.shape[1], lanes), "float32")
     for k in range(matrix.shape[1]):
@@ -156,8 +157,9 @@ class _Winograd:
         threads = self.cpu.llvm.get("num-cores", 1)
         slices = min(ceildiv(threads, batch * blocks), tiles.units) if threads > 1 and ns > PARALLEL_NS else 1
         largest = max(run.size for run in tiles.groups)
-        v, products = (kernel.scratch(tuple(map(i64, (threads, self.e ** 2, _odd_lines(count * most * lanes)))), "float32")
-                       for count in (self.blocks, largest))
+        v, products = (
+            kernel.scratch(tuple(map(i64, (threads, self.e ** 2, _odd_lines(count * most * lanes)))), "float32")
+            for count in (self.blocks, largest))
 
         weights = self._weights(largest) if self.raw else None
         inward, outward = (_half(kernel, self.cpu, matrix, lanes) for matrix in winograd.matrices(self.m)[::2])
@@ -165,7 +167,8 @@ class _Winograd:
         def emit(unit: Any, slot: Any) -> None:
             n, block, part = parts(unit, blocks, slices)
             first = bound(tirx.floordiv(block * rows, i64(blocks)))
-            count = rows // blocks if rows % blocks == 0 else bound(tirx.floordiv((block + 1) * rows, i64(blocks)) - first)
+            count = rows // blocks if rows % blocks == 0 else bound(
+                tirx.floordiv((block + 1) * rows, i64(blocks)) - first)
             self._transform_input(n, slot, v, inward, most, first, count)
             if weights:
                 weights.factors(slot)
@@ -243,8 +246,8 @@ class _Winograd:
                     self._product(slot, v, products, most, size, run, start, point, lanes,
                                   lambda step, j, lane: weight(step, j, lane, ex), ahead)
 
-    def _product(self, slot: Any, v: Any, products: Any, most: int, size: int, run: Run, start: Any, at: Any, lanes: int,
-                 weight: Callable[[Any, Any, Any], Any], ahead: list[Callable]) -> None:
+    def _product(self, slot: Any, v: Any, products: Any, most: int, size: int, run: Run, start: Any, at: Any,
+                 lanes: int, weight: Callable[[Any, Any, Any], Any], ahead: list[Callable]) -> None:
         sums = register_tile(
             lanes, run.size, size, lambda j, lane: tirx.const(0.0, "float32"), (self.blocks, lanes),
             lambda step, i: v[slot, at, (step[0] * most + start + i) * lanes + step[1]],
@@ -253,7 +256,8 @@ class _Winograd:
             with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
                 T.buffer_store(products, acc[i, lane], [slot, at, (j * most + start + i) * lanes + lane])
 
-    def _ahead(self, u: Any, group: Any, size: int, run: Run, start: Any, most: int, ey: Any, ex: Any) -> list[Callable]:
+    def _ahead(self, u: Any, group: Any, size: int, run: Run, start: Any, most: int, ey: Any,
+               ex: Any) -> list[Callable]:
         """The next point's weights, which lie behind this one's: each tile fetches its share of them."""
         lanes = self.cpu.lanes
         per_block = lanes * lanes // 16
@@ -268,8 +272,8 @@ class _Winograd:
                 group + b, outer[0] * lanes + p * (16 // lanes) + self.channels, ey, ex, 0])
         return found
 
-    def _transform_back(self, n: Any, slot: Any, products: Any, half: Any, most: int, first: Any, count: Any, group: Any,
-                        size: Any) -> None:
+    def _transform_back(self, n: Any, slot: Any, products: Any, half: Any, most: int, first: Any, count: Any,
+                        group: Any, size: Any) -> None:
         """The results of `size` output blocks from block `group` on."""
         lanes, columns, e, m = self.cpu.lanes, self.grid[1], self.e, self.m
         with T.serial(0, size) as j:
@@ -278,8 +282,8 @@ class _Winograd:
                     place = bound((j * most + row * columns + column) * lanes)
                     _two_sided(winograd.matrices(m)[2], half, slot, lanes,
                                lambda i, k, lane: products[slot, i * e + k, place + lane],
-                               lambda y, x, lane, value: self._store(
-                                   store, (n, (group + j) * lanes + lane, (first + row) * m + y, column * m + x), x, value))
+                               lambda y, x, lane, value: self._store(store, (
+                                   n, (group + j) * lanes + lane, (first + row) * m + y, column * m + x), x, value))
 
             self.kernel.each((group + j) * lanes, each_tile)
 
@@ -301,7 +305,7 @@ class _Winograd:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A row of transformed points of a group of output blocks, in scratch [e][blocks, channels, lanes]: made from windows."""
+    """A row of transformed points of a group of output blocks, made of windows, in scratch [e][blocks, channels, lanes]."""
 
     windows: Any
     matrix: np.ndarray

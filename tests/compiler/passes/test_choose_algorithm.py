@@ -19,14 +19,15 @@ def test_large_maps_take_tiles_of_four(tmp_path):
     assert algorithms(graph) == [("winograd_conv", 4)] * 2
     assert all(r.taken and r.gain > 0 for r in steps["choose_algorithm"])
     weights = [graph[n.inputs[1]] for n in graph.nodes() if n.op == "winograd_conv"]
-    assert all(w.op == "parameter" and w.attrs["packed"] and graph.layouts[w.name] == Layout(BLOCK, axis=0) for w in weights)
+    assert all(w.op == "parameter" and w.attrs["packed"] for w in weights)
+    assert all(graph.layouts[w.name] == Layout(BLOCK, axis=0) for w in weights)
     assert not any(n.op == "copy" for n in graph.nodes())
     check_numbers(net)
 
 
 def test_the_input_has_zeros_around_it(tmp_path):
-    graph, _ = planned(source(tmp_path, "  output y = x -> conv(16) -> relu -> conv(16, 3x3, pad = 1) -> global_avg_pool",
-                              "16, 28, 28"))
+    body = "  output y = x -> conv(16) -> relu -> conv(16, 3x3, pad = 1) -> global_avg_pool"
+    graph, _ = planned(source(tmp_path, body, "16, 28, 28"))
     conv, = (n for n in graph.nodes() if n.op == "winograd_conv")
     assert graph.layouts[conv.inputs[0]].halo == (1, 1, 1, 1)
 

@@ -13,7 +13,6 @@ import numpy as np
 import tvm
 import tvm_ffi_orcjit
 from tvm import tirx
-from tvm.ir import PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -139,8 +138,8 @@ class Compiled:
                             operands.append(Operand(t, shape(t.shape), None, None))
                         else:
                             buffer = buffers[next(numbers)]
-                            operands.append(Operand(t, shape(t.shape), lambda idx, b=buffer, l=layout: b[l.physical(idx)],
-                                                    buffer, layout))
+                            operands.append(Operand(t, shape(t.shape), lambda idx, b=buffer, l=layout: b[
+                                l.physical(idx)], buffer, layout))
 
                     def finish(idx: Any, value: Any) -> Any:
                         return tirx.Max(value, tirx.const(0.0, "float32")) if case.relu else value
@@ -149,8 +148,8 @@ class Compiled:
                         assert last and (segment is not None or not case.segments)
                         T.buffer_store(buffers[-1], finish(idx, value), list(case.layout.physical(idx)))
 
-                    return Kernel("k", REGISTRY[case.op], namespace(case.attrs), operands, case.out, shape(case.out.shape),
-                                  case.layout, case.segments, store, finish, scratch, staged)
+                    return Kernel("k", REGISTRY[case.op], namespace(case.attrs), operands, case.out,
+                                  shape(case.out.shape), case.layout, case.segments, store, finish, scratch, staged)
 
                 work = template(build(case, True), cpu, batch)
                 assert work is not None, "the template does not apply"
@@ -216,7 +215,8 @@ def assert_matches(case: Case, template: Any, cpu: Cpu = HOST, batch: int = 1, t
     rng = np.random.default_rng(7)
     compiled = Compiled(case, template, cpu, batch)
     for n in (1, 3):
-        arrays = [rng.normal(size=tuple(dims.evaluate(d, {"N": n}) for d in t.shape)).astype("f4") for t, _ in case.leaves]
+        shapes = [tuple(dims.evaluate(d, {"N": n}) for d in t.shape) for t, _ in case.leaves]
+        arrays = [rng.normal(size=shape).astype("f4") for shape in shapes]
         want = case.reference(list(arrays))
         got = compiled.run(arrays, n)
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, abs(want).max()))

@@ -1,4 +1,4 @@
-"""Direct convolution in blocked layout against numpy: drawn shapes, any batch in one binary, guard bands, other targets."""
+"""Direct convolution in blocked layout against numpy: drawn shapes, any batch in one binary, guard bands, targets."""
 
 import re
 from dataclasses import replace
@@ -42,8 +42,8 @@ def convolutions(draw, lanes=HOST.lanes, depthwise=False):
     types = (f32(N, channels, *size), w, f32(w.shape[0]))
     layouts = (Layout(lanes, 1, halo) if blocked else PLAIN, Layout(lanes, 0), PLAIN)
     assert min(out) >= 1
-    return Case("conv", attrs, types[:2 + bias], layouts[:2 + bias], draw(st.sampled_from([Layout(lanes, 1, (0, 0, more, 1)), PLAIN])),
-                relu=draw(st.booleans()))
+    result = draw(st.sampled_from([Layout(lanes, 1, (0, 0, more, 1)), PLAIN]))
+    return Case("conv", attrs, types[:2 + bias], layouts[:2 + bias], result, relu=draw(st.booleans()))
 
 
 @FEW
@@ -64,7 +64,8 @@ SAME3 = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), pad=((1, 1), (1, 1))
 def same(lanes, channels=2, outputs=5, size=13, layout=None):
     """A padded 3x3 convolution of `channels` blocks to `outputs` blocks."""
     types = (f32(N, channels * lanes, size, size), f32(outputs * lanes, channels * lanes, 3, 3), f32(outputs * lanes))
-    return Case("conv", SAME3, types, (Layout(lanes, 1, (1, 1, 1, 1)), Layout(lanes, 0), PLAIN), layout or Layout(lanes))
+    layouts = (Layout(lanes, 1, (1, 1, 1, 1)), Layout(lanes, 0), PLAIN)
+    return Case("conv", SAME3, types, layouts, layout or Layout(lanes))
 
 
 @pytest.mark.parametrize("name", ["x86-64-v3", "generic"])
@@ -75,8 +76,9 @@ def test_other_targets_compute_the_same(name):
     assert_matches(same(cpu.lanes), emit_blocked_conv, cpu)
 
 
-@pytest.mark.parametrize("name, fma, sums", [("x86-64-v3", r"vfmadd\w+ps.*%ymm", 12), ("x86-64-v4", r"vfmadd\w+ps.*%zmm", 27),
-                                             ("generic", r"mulps", 12), ("aarch64", r"fmla\s+v\d+\.4s", 24)])
+@pytest.mark.parametrize("name, fma, sums", [
+    ("x86-64-v3", r"vfmadd\w+ps.*%ymm", 12), ("x86-64-v4", r"vfmadd\w+ps.*%zmm", 27), ("generic", r"mulps", 12),
+    ("aarch64", r"fmla\s+v\d+\.4s", 24)])
 def test_every_target_gets_its_register_tile(name, fma, sums):
     """Cross-compiled: the inner loops are products of the target's vectors, and no accumulator is on the heap."""
     cpu = CPUS[name]

@@ -23,7 +23,8 @@ def conv(draw, x, layout, staged=None, pointwise=False, out_layout=Layout(LANES)
     outputs = draw(st.integers(1, 5)) * LANES
     attrs = dict(kernel=kernel, stride=stride, dilation=(1, 1), pad=pad, groups=1)
     w, bias = f32(outputs, x.shape[1], *kernel), draw(st.booleans())
-    return Case("conv", attrs, (x, w, f32(outputs))[:2 + bias], (layout, Layout(LANES, 0), PLAIN)[:2 + bias], out_layout,
+    layouts = (layout, Layout(LANES, 0), PLAIN)[:2 + bias]
+    return Case("conv", attrs, (x, w, f32(outputs))[:2 + bias], layouts, out_layout,
                 relu=draw(st.booleans()), staged={} if staged is None else {0: staged})
 
 
@@ -31,7 +32,8 @@ def pool(draw, x, layout, staged=None):
     op = draw(st.sampled_from(["max_pool", "avg_pool"]))
     kernel = tuple(draw(st.integers(1, min(3, size))) for size in x.shape[2:])
     pad = tuple((draw(st.integers(0, (k - 1) // 2)), draw(st.integers(0, (k - 1) // 2))) for k in kernel)
-    attrs = dict(kernel=kernel, stride=(draw(st.integers(1, 2)), draw(st.integers(1, 2))), pad=pad, dilation=(1, 1), ceil=False)
+    stride = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    attrs = dict(kernel=kernel, stride=stride, pad=pad, dilation=(1, 1), ceil=False)
     if op == "avg_pool":
         attrs["count_include_pad"] = False
     return Case(op, attrs, (x,), (layout,), Layout(LANES, 1, (1, 0, 0, 1)), relu=draw(st.booleans()),
@@ -72,7 +74,8 @@ def test_convolution_within_convolution(data, source):
 def test_first_layer_within_pool():
     """A plain image: its rows are copied, convolved and pooled band by band; the last windows are partial."""
     attrs = dict(kernel=(3, 3), stride=(1, 1), dilation=(1, 1), pad=((1, 1), (1, 1)), groups=1)
-    first = Case("conv", attrs, (f32(N, 3, 28, 28), f32(4 * LANES, 3, 3, 3)), (PLAIN, Layout(LANES, 0)), Layout(LANES), relu=True)
+    first = Case("conv", attrs, (f32(N, 3, 28, 28), f32(4 * LANES, 3, 3, 3)), (PLAIN, Layout(LANES, 0)), Layout(LANES),
+                 relu=True)
     last = Case("max_pool", dict(kernel=(3, 3), stride=(2, 2), pad=((0, 0), (0, 0)), dilation=(1, 1), ceil=True),
                 (first.out,), (PLAIN,), Layout(LANES), staged={0: first})
     assert_matches(last, emit_staged, SMALL)

@@ -56,12 +56,13 @@ def test_whole_algorithm_is_as_exact_as_promised():
     """In f32, against a direct sum in f64: within 3e-5 of the largest, with room to spare."""
     rng = np.random.default_rng(3)
     c, o, lanes = 128, 4 * HOST.lanes, HOST.lanes
-    x, w = np.maximum(rng.normal(size=(1, c, 14, 14)), 0).astype("f4"), (rng.normal(size=(o, c, 3, 3)) / 34).astype("f4")
+    x = np.maximum(rng.normal(size=(1, c, 14, 14)), 0).astype("f4")
+    w = (rng.normal(size=(o, c, 3, 3)) / 34).astype("f4")
     a = attributes(4, ((1, 1), (1, 1)))
     weight = Case("winograd_weight", dict(tile=4), (f32(o, c, 3, 3),), (PLAIN,), PLAIN)
     u = Compiled(weight, emit_winograd_weight).run([w])
-    case = Case("winograd_conv", a, (f32(1, c, 14, 14), f32(o, c, 6, 6)), (Layout(lanes, 1, (1, 1, 1, 1)), Layout(lanes, 0)),
-                Layout(lanes))
+    layouts = (Layout(lanes, 1, (1, 1, 1, 1)), Layout(lanes, 0))
+    case = Case("winograd_conv", a, (f32(1, c, 14, 14), f32(o, c, 6, 6)), layouts, Layout(lanes))
     got = Compiled(case, emit_winograd_conv).run([x, u])
     want = REGISTRY["conv"].numpy(namespace(a), x.astype("f8"), w.astype("f8"))
     assert abs(got - want).max() / abs(want).max() < 6e-6

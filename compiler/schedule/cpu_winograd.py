@@ -1,10 +1,10 @@
 """Winograd convolutions on the CPU: transforms of tiles, and (m+2)^2 matrix products made of the register tile.
 
 A unit is one block of tile rows of one image: its input is transformed into scratch V [e*e][C/b][tiles][b], then for
-each group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and
-stored. Where an image is one block, units are slices of the outputs, each of which transforms the input for itself. Weights come
-transformed, or as the windows they are: then a unit transforms a row of points of a group at a time, in cache, and
-memory gives a quarter of the bytes.
+each group of output blocks the products M [e*e][n][tiles][b] are made, which stay in L2, transformed back and stored.
+Where an image is one block, units are slices of the outputs, each of which transforms the input for itself. Weights
+come transformed, or as the windows they are: then a unit transforms a row of points of a group at a time, in cache,
+and memory gives a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ class _Winograd:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A row of transformed points of a group of output blocks, made of windows, in scratch [e][blocks, channels, lanes]."""
+    """A row of transformed points of a group of output blocks, made of windows; in scratch [e][block, c, lane]."""
 
     windows: Any
     matrix: np.ndarray

@@ -41,8 +41,8 @@ class Cache:
         return None
 
     def put(self, key: str, content: bytes) -> None:
-        """Keeps an entry. Call `trim` after the last of several."""
-        if self.folder is None:
+        """Keeps an entry, unless it would take more than a quarter of all. Call `trim` after the last of several."""
+        if self.folder is None or len(content) > self.limit // 4:
             return
         path = self._path(key)
         try:

@@ -76,6 +76,13 @@ def test_the_least_recently_used_go_when_the_bound_is_passed(tmp_path):
     assert left == {0, 10, *range(10 - (len(left) - 2), 10)} and 1 not in left
 
 
+def test_what_would_take_most_of_it_is_not_kept(tmp_path):
+    store = Cache(tmp_path, limit=10_000)
+    store.put(key("small"), bytes(2_500))
+    store.put(key("large"), bytes(2_501))
+    assert store.get(key("small")) == bytes(2_500) and store.get(key("large")) is None
+
+
 def test_a_folder_that_cannot_be_used_is_no_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     store = Cache(tmp_path / "file")
@@ -112,7 +119,7 @@ def test_many_writers_never_show_half_an_entry(tmp_path):
             store.put(key(str(number % 7)), content)
             store.trim()
 
-    threads = [threading.Thread(target=work, args=(Cache(tmp_path, limit=18_000),)) for _ in range(6)]
+    threads = [threading.Thread(target=work, args=(Cache(tmp_path, limit=24_000),)) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

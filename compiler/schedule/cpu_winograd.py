@@ -140,10 +140,11 @@ class _Winograd:
         return self.channels // self.cpu.lanes
 
     def tile_rows(self, batch: int) -> int:
-        """How many rows of tiles are a block: V takes half of L2, and weights are read for enough tiles at a time."""
+        """How many rows of tiles are a block: V takes half of L2, and weights are read for enough tiles at a time. Where
+        each block transforms them again, V may leave L2."""
         rows, columns = self.grid
         row = 4 * self.e ** 2 * self.channels * columns
-        fitting = max(1, self.cpu.l2 * 5 // 8 // row, ceildiv(FEWEST, columns))
+        fitting = max(1, (self.cpu.l2 * 2 if self.raw else self.cpu.l2 * 5 // 8) // row, ceildiv(FEWEST, columns))
         return ceildiv(rows, ceildiv(rows, min(fitting, rows)))
 
     def work(self, batch: int) -> Work:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import format, native
+from runtime import format, native, threads
 from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
 
@@ -83,6 +83,7 @@ class Executable:
         self.programs = self.manifest["programs"]
         self.name = artifact.path or self.manifest["net"]
         _check_machine(self.manifest["target"], self.name)
+        os.environ["TVM_NUM_THREADS"] = str(threads.count())
         self._module = native.load(artifact.members["host.o"])
         self._memory = _memory(artifact, self._module)
         self.parameters = Parameters(self.manifest, self._memory.block(self.manifest["parameter_bytes"]))
@@ -91,6 +92,8 @@ class Executable:
         self._plans: dict[str, Plan] = {}
         self._functions: dict[str, native.Object] = {}
         self._lock = threading.Lock()
+        self._spreads = (self._memory.device == Host.device and native.LAUNCH in artifact.members["host.o"]
+                         and threads.count() > 1)
         if "parameters.safetensors" in artifact.members:
             from safetensors.numpy import load
             tensors = load(artifact.members["parameters.safetensors"])
@@ -167,7 +170,7 @@ class Executable:
         for block in (self.parameters.block, arena):
             tensors.append(native.tensor(block.address, (block.bytes,), np.dtype(np.uint8), device))
         return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors),
-                    len(entry["kernels"]), arena)
+                    len(entry["kernels"]), arena, {} if self._spreads else None)
 
     def _function(self, symbol: str) -> native.Object:
         """A function of the module, looked up once: the linker takes a millisecond for each look."""
@@ -206,7 +209,8 @@ class Argument:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A program for inputs of given shapes. shapes: of all arguments in order; call: takes their addresses."""
+    """A program for inputs of given shapes. shapes: of all arguments in order; call: takes their addresses; paces: how many
+    threads each range of kernels uses, None where none can use more than one."""
 
     given: list[tuple[int, ...]]
     sizes: dict[str, int]
@@ -214,6 +218,7 @@ class Plan:
     call: native.Call
     kernels: int
     arena: Any  # arrays.Block, or device.DeviceBlock
+    paces: dict[tuple[int, int], threads.Pace] | None = None
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,13 @@ class Bound:
     lock: threading.Lock  # calls of an executable share its arena
 
     def __call__(self, begin: int = 0, end: int | None = None) -> None:
+        plan, end = self.plan, self.plan.kernels if end is None else end
         with self.lock:
-            self.plan.call(self.addresses, begin, self.plan.kernels if end is None else end)
+            if plan.paces is None or end - begin < 2:  # one kernel is called to look at it, and runs as the last call did
+                plan.call(self.addresses, begin, end)
+                return
+            pace = plan.paces.get((begin, end)) or plan.paces.setdefault((begin, end), threads.Pace())
+            pace.run(lambda: plan.call(self.addresses, begin, end))
 
     def view(self, result: Mapping[str, Any]) -> np.ndarray | None:
         """What a kernel wrote, by an entry of its `results` in the manifest; None for what is neither arena nor result."""
@@ -343,7 +353,6 @@ def _check_machine(target: Mapping[str, Any], name: str) -> None:
 
 
 def use_threads(count: int | None) -> None:
-    """How many CPU threads kernels use; NETC_NUM_THREADS, or all cores, when None. Call before the first artifact loads."""
-    chosen = count or os.environ.get("NETC_NUM_THREADS")
-    if chosen:
-        os.environ["TVM_NUM_THREADS"] = str(chosen)
+    """How many CPU threads kernels may use; when None, what `runtime.threads.count` says. Call before the first artifact loads."""
+    if count:
+        os.environ["NETC_NUM_THREADS"] = str(count)

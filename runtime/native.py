@@ -21,6 +21,7 @@ import numpy as np
 from runtime.errors import NetcError
 
 CPU, CUDA = 1, 2  # DLDeviceType
+LAUNCH = b"TVMBackendParallelLaunch"  # what an object file calls that has parallel regions
 _NONE, _INT, _TENSOR, _TEXT, _BYTES, _OBJECT = 0, 1, 7, 8, 9, 64  # TVMFFITypeIndex; objects are numbered from 64
 _HEADER = 24  # bytes of TVMFFIObject, before what a kind of object holds
 _KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLDataTypeCode by numpy's letter
@@ -127,6 +128,19 @@ def function(name: str) -> Object | None:
     return Object(handle.value) if handle.value else None
 
 
+def region() -> None:
+    """An empty parallel region of this thread's pool: returns when each of its threads came by. Raises NetcError E0650."""
+    runtime = _runtime()
+    _checked(runtime.TVMBackendParallelLaunch(runtime.TVMBackendParallelBarrier, None, 0))
+
+
+def use_all(threads: bool) -> None:
+    """Whether parallel regions that this thread starts from now on use all threads (TVM_NUM_THREADS), or it alone."""
+    if getattr(_chosen, "all", None) is not threads:
+        _chosen.all = threads
+        _runtime()[_LIMIT](0 if threads else 1)
+
+
 def open_library(package: str, file: str) -> ctypes.CDLL:
     """A shared library of an installed package. Raises NetcError E0606."""
     spec = find_spec(package)
@@ -146,6 +160,8 @@ def _checked(status: int) -> None:
 
 
 _lock = threading.RLock()
+_chosen = threading.local()
+_LIMIT = "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # tvm::runtime::threading::SetMaxConcurrency, 0 for the default
 
 
 @cache
@@ -160,10 +176,18 @@ def _interface() -> ctypes.CDLL:
 
 
 @cache
+def _runtime() -> ctypes.CDLL:
+    _interface()
+    library = open_library("tvm", "libtvm_runtime.so")
+    library.TVMBackendParallelLaunch.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
+    return library
+
+
+@cache
 def _session() -> Object:
     """The JIT of this process, with the libraries that kernels call into."""
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     _interface()
-    open_library("tvm", "libtvm_runtime.so")
+    _runtime()
     open_library("tvm_ffi_orcjit", "libtvm_ffi_orcjit.so")
     return function("tvm_ffi_orcjit.GlobalDefaultSession")()

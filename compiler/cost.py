@@ -51,9 +51,11 @@ def _row(node: Node) -> bool:
             and isinstance(node.type.shape[-1], int) and node.type.dtype == "f32")
 
 
+_STAGED = frozenset({("max_pool", "conv"), ("avg_pool", "conv"), ("conv", "max_pool"), ("conv", "avg_pool"), ("conv", "conv")})
+
 # One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7, together=_blocked, native=_row,
+    "cpu": Machine(8e10, 2e10, 5e-7, staged=_STAGED, together=_blocked, native=_row,
                    pairs=frozenset({("max_pool", "max_pool_index"), ("conv_weight_grad", "sum")})),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6, together=_threads),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6, together=_threads),

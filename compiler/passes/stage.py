@@ -76,7 +76,7 @@ def _unfit(graph: Graph, pair: Pair, context: Context) -> str:
         "its kernel makes other tensors too": len(group.results) > 1,
         "something is staged in it already": bool(group.staged),
         "it reads its operands through other work": bool(group.inlined),
-        "its vectors do not hold channels": any(
+        "its vectors do not hold channels": pair.made.type.shape[1] % context.block or any(
             graph.layouts.get(conv.inputs[1], PLAIN).block != context.block for conv in convs),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -38,10 +38,14 @@ class CpuBackend:
 
 
 class CudaBackend:
-    """CUDA: a host object, the CUDA source, and machine code for each architecture."""
+    """CUDA: a host object, the CUDA source, and machine code for each architecture; none for `cuda-emulator`."""
 
     def __init__(self, target: str):
-        _, _, archs = target.partition(":")
+        self.name = target
+        kind, _, archs = target.partition(":")
+        if kind == "cuda-emulator":
+            self.archs = []
+            return
         if not archs:
             raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
         self.archs = [a.strip() for a in archs.split(",")]
@@ -62,7 +66,8 @@ class CudaBackend:
                 **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs), "archs": self.archs}
+        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs) if self.archs else "cuda-emulator",
+                "archs": self.archs}
 
 
 def choose(target: str) -> CpuBackend | CudaBackend:
@@ -70,6 +75,6 @@ def choose(target: str) -> CpuBackend | CudaBackend:
     kind = target.partition(":")[0]
     if kind == "cpu":
         return CpuBackend(target)
-    if kind == "cuda":
+    if kind == "cuda" or target == "cuda-emulator":
         return CudaBackend(target)
-    raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH,…")
+    raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME, cuda:ARCH,… and cuda-emulator")

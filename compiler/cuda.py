@@ -50,15 +50,16 @@ def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = 
           layers: Mapping[str, str] | None = None) -> CudaModule:
     """Compile a module of private kernels (thread-bound PrimFuncs over pointers) and exported drivers that call them.
 
-    archs: GPU architectures, e.g. ["sm_80", "sm_90"]. host: TVM's llvm target for the drivers, by default any x86-64.
-    layers: for each kernel the user's layers it computes, for error messages.
+    archs: GPU architectures, e.g. ["sm_80", "sm_90"]; without any (for the emulator) no CUDA compiler is needed.
+    host: TVM's llvm target for the drivers, by default any x86-64. layers: for each kernel the user's layers it
+    computes, for error messages.
     Raises NetcError E0710 (no CUDA compiler), E0711 (unknown architecture), E0712 (the compiler refuses a kernel).
     """
-    compiler = find_compiler()
+    compiler = find_compiler() if archs else None
     archs = [check_arch(arch, compiler) for arch in dict.fromkeys(archs)]
     host_target = Target(dict(host or {"kind": "llvm", "mcpu": "x86-64"}))
     # What TVM generates for these kernels is the same for every architecture; the oldest is named to be safe.
-    device = Target({"kind": "cuda", "arch": min(archs, key=_generation)})
+    device = Target({"kind": "cuda", "arch": min(archs, key=_generation, default="sm_80")})
     host_mod, device_mod = _split(mod, device, host_target)
     functions = {str(f.attrs["global_symbol"]): _signature(f) for f in device_mod.functions.values()}
     source = _source(device_mod, device)

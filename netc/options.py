@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,29 @@ EXACT = click.option("--exact", is_flag=True, help="Only sums as the text has th
 SEARCH = click.option("--search", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0.0),
                       help="Look so long for a better order of rewrites than one pass after another.")
 PARAMS = click.option("--params", metavar="FILE", help="Trained weights (.safetensors), as `netc train` writes them.")
+CHECK = click.option("--check", is_flag=True, expose_value=False, callback=lambda context, option, value: _check_accesses(context, value),
+                     help="With --device cuda-emulator: check each access of a kernel to memory, and its barriers.")
+
+
+def device(*names: str, default: str, help: str):
+    """The option --device. See `target_of`."""
+    return click.option("--device", type=click.Choice([*names, "cuda-emulator"]), default=default, show_default=True,
+                        is_eager=True, help=help)
+
+
+def _check_accesses(context: click.Context, value: bool) -> None:
+    if value:
+        if context.params.get("device") != "cuda-emulator":
+            raise click.UsageError("--check needs --device cuda-emulator.")
+        os.environ["NETC_EMULATOR_CHECK"] = "1"
+
+
+def target_of(device: str) -> str:
+    """What to compile for, to run on a device: cpu, cuda (the GPU of this machine) or cuda-emulator. Raises NetcError E0720."""
+    if device != "cuda":
+        return device
+    from runtime.cuda import gpu_arch
+    return f"cuda:{gpu_arch([])}"
 
 
 def split_place(text: str) -> tuple[str, str | None]:

@@ -77,7 +77,8 @@ class Executable:
     Threads may share one; their calls run one after the other.
     """
 
-    def __init__(self, artifact: format.Artifact):
+    def __init__(self, artifact: format.Artifact, device: str = "auto"):
+        """device: auto, or cuda-emulator to run CUDA kernels on the CPU (without a GPU's code there is no other way)."""
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.programs = self.manifest["programs"]
@@ -85,7 +86,7 @@ class Executable:
         _check_machine(self.manifest["target"], self.name)
         os.environ["TVM_NUM_THREADS"] = str(threads.count())
         self._module = native.load(artifact.members["host.o"])
-        self._memory = _memory(artifact, self._module)
+        self._memory = _memory(artifact, self._module, device)
         self.parameters = Parameters(self.manifest, self._memory.block(self.manifest["parameter_bytes"]))
         self._arguments = {name: [Argument.from_manifest(a) for a in entry["arguments"]]
                            for name, entry in self.programs.items()}
@@ -101,9 +102,9 @@ class Executable:
             self.prepare()
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Executable:
+    def load(cls, path: str | os.PathLike, device: str = "auto") -> Executable:
         """Reads, verifies and loads an artifact file."""
-        return cls(format.read(path))
+        return cls(format.read(path), device)
 
     def prepare(self) -> None:
         """Makes what kernels read of the parameters (folded, merged, packed weights). Call it after changing parameters."""
@@ -326,10 +327,16 @@ def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
     return array.astype(wanted)
 
 
-def _memory(artifact: format.Artifact, host: native.Object) -> Any:
-    """Where the tensors of an artifact lie: `Host`, or a GPU that got its kernels."""
+def _memory(artifact: format.Artifact, host: native.Object, device: str) -> Any:
+    """Where the tensors of an artifact lie: `Host`, or a GPU, real or emulated, that got its kernels."""
     if "kernels.json" not in artifact.members:
+        if device == "cuda-emulator":
+            raise NetcError("E0744", f"{artifact.path or artifact.manifest['net']} holds CPU code, no CUDA kernels to emulate",
+                            "compile it with --target cuda-emulator, or --target cuda:sm_90")
         return Host()
+    if device == "cuda-emulator" or not any(name.endswith(".cubin") for name in artifact.members):
+        from runtime.emulator.device import Emulator
+        return Emulator(host, artifact.members)
     from runtime.device import Gpu
     return Gpu(host, artifact.members)
 

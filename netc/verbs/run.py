@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netc.options import read_array
+from netc.options import CHECK, device, read_array
 
 
 @click.command(epilog="\b\nExamples:\n  netc run digits.netb --input image=seven.png"
@@ -17,16 +17,18 @@ from netc.options import read_array
 @click.option("--atol", default=1e-5, show_default=True, help="Absolute tolerance of --expect.")
 @click.option("--rtol", default=1e-5, show_default=True, help="Relative tolerance of --expect.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
+@device("auto", default="auto", help="auto: what the artifact is for; cuda-emulator: its CUDA kernels on the CPU.")
+@CHECK
 @click.option("--json", "as_json", is_flag=True, help="Print outputs as JSON.")
 def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: tuple[str, ...], atol: float,
-            rtol: float, threads: int | None, as_json: bool) -> int:
+            rtol: float, threads: int | None, device: str, as_json: bool) -> int:
     """Run an artifact and print (or write, or compare) its outputs. Exits with 1 when an expectation is not met."""
     import os
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads: never used here, and slow to start
     from runtime.errors import NetcError
     from runtime.execute import Executable, use_threads
     use_threads(threads)
-    exe = Executable.load(artifact)
+    exe = Executable.load(artifact, device)
     entries = {e["name"]: e for e in exe.manifest["inputs"]}
     feeds = {name: read_array(path, entries.get(name)) for name, path in _pairs(inputs)}
     results = exe.call("run", feeds)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netc.options import PARAMS, SET, parse_settings, split_place
+from netc.options import CHECK, PARAMS, SET, device, parse_settings, split_place
 
 if TYPE_CHECKING:
     from runtime.data import Part
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
               help="The part of the data to measure on.")
 @click.option("--batch", type=click.IntRange(min=1), help="Examples at a time; by default as the data section says.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
+@device("auto", default="auto", help="auto: what an artifact is for, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
+@CHECK
 @click.option("--json", "as_json", is_flag=True, help="Print values, accuracy by class and confusions as JSON.")
 @SET
-def command(net: str, params: str | None, part: str, batch: int | None, threads: int | None, as_json: bool,
-            settings: tuple[str, ...]) -> int:
+def command(net: str, params: str | None, part: str, batch: int | None, threads: int | None, device: str,
+            as_json: bool, settings: tuple[str, ...]) -> int:
     """Measure a net on a part of its data: loss, metrics, and for classes what was taken for what.
 
     An artifact brings its weights. For a .net file they are those of --params, or of runs/NET, where `netc train` puts
@@ -38,7 +40,8 @@ def command(net: str, params: str | None, part: str, batch: int | None, threads:
     from runtime.evaluate import evaluate
     from runtime.execute import use_threads
     use_threads(threads)
-    executable, section = _artifact(net, params, settings) if net.endswith(".netb") else _source(net, params, settings)
+    executable, section = _artifact(net, params, settings, device) if net.endswith(".netb") \
+        else _source(net, params, settings, device)
     if section is None:
         raise NetcError("E0641", f"{net} names no data to test on", "add a data section to the .net file")
     config = DataConfig.from_json(section)
@@ -51,11 +54,12 @@ def command(net: str, params: str | None, part: str, batch: int | None, threads:
     return 0
 
 
-def _artifact(path: str, params: str | None, settings: tuple[str, ...]) -> tuple[Any, dict[str, Any] | None]:
+def _artifact(path: str, params: str | None, settings: tuple[str, ...],
+              device: str) -> tuple[Any, dict[str, Any] | None]:
     if settings:
         raise click.UsageError("--set applies to .net files; an artifact was compiled with its settings.")
     from runtime.execute import Executable
-    executable = Executable.load(path)
+    executable = Executable.load(path, device)
     if params:
         from runtime.checkpoint import read_weights
         executable.parameters.assign(read_weights(params), params)
@@ -63,12 +67,13 @@ def _artifact(path: str, params: str | None, settings: tuple[str, ...]) -> tuple
     return executable, executable.manifest["data"]
 
 
-def _source(place: str, params: str | None, settings: tuple[str, ...]) -> tuple[Any, dict[str, Any] | None]:
+def _source(place: str, params: str | None, settings: tuple[str, ...],
+            device: str) -> tuple[Any, dict[str, Any] | None]:
     import netc
     path, name = split_place(place)
     loaded = netc.load(path, settings=parse_settings(settings), **({"net": name} if name else {}))
     weights = params or str(Path("runs") / loaded.program.net / "best.safetensors")
-    return loaded.compile("evaluate", params=weights), loaded.data_config
+    return loaded.compile("evaluate", "cpu" if device == "auto" else device, params=weights), loaded.data_config
 
 
 def _as_json(found: Evaluation, part: Part, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netc.options import MEMORY, SET, parse_settings, recompute_text, split_place
+from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_text, split_place, target_of
 
 
 @click.command(epilog="\b\nExamples:\n  netc train specs/digits.net\n  netc train specs/digits.net --resume"
@@ -21,7 +21,8 @@ from netc.options import MEMORY, SET, parse_settings, recompute_text, split_plac
 @click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS",
               help="Write a checkpoint every so many steps too; by default each minute, and at the end of epochs.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@click.option("--device", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="Where to train.")
+@device("cpu", "cuda", default="cpu", help="Where to train; cuda-emulator: CUDA kernels on the CPU, for small nets.")
+@CHECK
 @MEMORY
 @click.option("--quiet", "-q", is_flag=True, help="Print only how the run ended.")
 @SET
@@ -46,7 +47,7 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     loaded = netc.load(path, settings=parse_settings(settings), **({"train": name} if name else {}))
     if loaded.program.train is None:
         _say_which(path)
-    executable = loaded.compile("train", device, seed=(loaded.train_config or {}).get("seed", 0), memory=memory)
+    executable = loaded.compile("train", target_of(device), seed=(loaded.train_config or {}).get("seed", 0), memory=memory)
     if not quiet:
         click.echo(recompute_text("step", executable.manifest["programs"]["step"]), nl=False)
     config = TrainConfig.from_json(loaded.train_config)

@@ -1,0 +1,143 @@
+"""Compiling generated CUDA C for the CPU: the source as it is, cuda_host.h in the place of CUDA's headers, engine.cc.
+
+What a C++ compiler makes is kept in the user's cache, named by a hash of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runtime.errors import NetcError
+
+HERE = Path(__file__).parent
+_SOURCES = ("engine.h", "engine.cc", "cuda_host.h", "build.py")
+_DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\) )?(\w+)\(([^()]*)\);')
+_SHARED = re.compile(r"(?<!extern )(__shared__ )((?:alignas\(\d+\) |__align__\(\d+\) )?)([\w ]+?) (\w+)\[(\d+)\];")
+_DYNAMIC = re.compile(r'extern (?:"C" )?__shared__ (?:\w+\(\d+\) )?([\w ]+?) (\w+)\[\];')
+_LOCAL = re.compile(r"^(\s+)((?:alignas\(\d+\) |__align__\(\d+\) )?)(\w+) (\w+)(\[\d+\])?;", re.MULTILINE)
+_GAP = 64  # bytes after a shared array that nobody may touch
+
+_PRELUDE = """#include "cuda_host.h"
+struct Any { int32_t kind; uint32_t padding; union { int64_t number; double real; void* pointer; }; };
+extern "C" void TVMFFIErrorSetRaisedFromCStr(const char*, const char*);
+extern "C" const char* emulator_fault();
+// The driver asks for the GPU of a call; there is one.
+extern "C" int __tvm_ffi___tvm_set_device(void*, const Any*, int32_t, Any*) { return 0; }
+"""
+
+
+def compiler() -> list[str]:
+    """The command of the C++ compiler: CXX, else the first of g++ and clang++ that is there. Raises NetcError E0740."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["g++"], ["clang++"]]:
+        if shutil.which(command[0]):
+            return command
+    what = f"the C++ compiler `{named[0]}` (from CXX) is not on PATH" if named else "there is no C++ compiler on PATH"
+    raise NetcError("E0740", f"{what}; the emulator compiles CUDA kernels for the CPU with it",
+                    "install one (apt install g++), or set CXX; the CPU target needs none (--target cpu)")
+
+
+def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], check: bool) -> Path:
+    """A shared library with the kernels of `source`: `__tvm_ffi_NAME`, as TVM's drivers call them, and `emulate_NAME`.
+
+    functions: of kernels.json. check: with a call before each access to memory. Raises NetcError E0740, E0741.
+    """
+    command = compiler()
+    flags = ["-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+    text = translate(source, functions, check)
+    digest = hashlib.sha256("\0".join([*command, *flags, str(check), text]).encode())
+    for name in _SOURCES:
+        digest.update((HERE / name).read_bytes())
+    folder = _folder()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{digest.hexdigest()}.so"
+    if path.exists():
+        os.utime(path)
+        return path
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as work:
+        kernels = Path(work, "kernels.cc")
+        kernels.write_text(text)
+        checks = ["-fsanitize=thread"] if check else []
+        _run(command, *flags, "-O1", *checks, f"-I{HERE}", "-c", str(kernels), "-o", f"{work}/kernels.o")
+        _run(command, *flags, "-O2", "-c", str(HERE / "engine.cc"), "-o", f"{work}/engine.o")
+        # Without -fsanitize here: the calls that it put in come to engine.cc, not to its own library.
+        _run(command, "-shared", "-Wl,-Bsymbolic", f"{work}/kernels.o", f"{work}/engine.o", "-o", f"{work}/kernels.so")
+        os.replace(f"{work}/kernels.so", path)
+    return path
+
+
+def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], check: bool) -> str:
+    """The C++ of a library: the CUDA C line by line, then a launcher for each kernel."""
+    start = source.index('extern "C" __global__')
+    line = source.count("\n", 0, start) + 1
+    code = _DYNAMIC.sub(r"\1* \2 = (\1*)emulator::DynamicShared();", source[start:])
+    code = _SHARED.sub(rf"\1\2\3 \4[\5 + ({_GAP} + sizeof(\3) - 1) / sizeof(\3)]; "
+                       r"emulator::Shared(\4, sizeof(\3) * \5);", code)
+    if check:
+        code = _LOCAL.sub(lambda m: m[0] if m[3] in ("return", "break", "continue", "goto") else
+                          f"{m[0]} memset(&{m[4]}, 0xff, sizeof {m[4]});", code)
+    launchers = [_launcher(name, parameters, functions[name])
+                 for name, parameters in _DECLARATION.findall(source) if name in functions]
+    return "\n".join([_PRELUDE, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
+
+
+def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]]) -> str:
+    types = [p.replace("__restrict__", "").rsplit(None, 1)[0] for p in parameters.split(",")]
+    unpacked = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
+    narrow = "".join(f"float real{i} = args[{i}].real; at[{i}] = &real{i}; "
+                     for i, word in enumerate(function["args"]) if word == "float32")
+    extents = {"blockIdx.": "grid", "threadIdx": "block"}
+    launch = "".join(
+        f"{extents[tag[:9]]}[{'xyz'.index(tag[-1])}] = args[{len(types) + i}].number; " if tag[:9] in extents
+        else f"dynamic = args[{len(types) + i}].number; " for i, tag in enumerate(function["launch"]))
+    return f"""
+EMULATOR_PLAIN static void run_{name}(void** args) {{ {name}({unpacked}); }}
+extern "C" EMULATOR_PLAIN int emulate_{name}(const unsigned* grid, const unsigned* block, size_t dynamic, void** args) {{
+  return emulator::Launch("{name}", grid, block, dynamic, run_{name}, args);
+}}
+extern "C" EMULATOR_PLAIN int __tvm_ffi_{name}(void*, const Any* args, int32_t, Any* result) {{
+  unsigned grid[3] = {{1, 1, 1}}, block[3] = {{1, 1, 1}};
+  size_t dynamic = 0;
+  void* at[{len(types)} + 1];
+  for (int i = 0; i < {len(types)}; ++i) at[i] = (void*)&args[i].number;
+  {narrow}{launch}
+  *result = Any{{}};
+  if (!emulate_{name}(grid, block, dynamic, at)) return 0;
+  TVMFFIErrorSetRaisedFromCStr("EmulatorFault", emulator_fault());
+  return -1;
+}}"""
+
+
+def _run(command: Sequence[str], *arguments: str) -> None:
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.splitlines()
+        first = next((line for line in lines if "error" in line), lines[0] if lines else f"status {done.returncode}")
+        raise NetcError("E0741", f"the C++ compiler `{command[0]}` refuses the kernels: {first.strip()}",
+                        "set CXX to g++ 9 or clang++ 10, or a later one")
+
+
+def _folder() -> Path:
+    """A folder of the user's cache (NETC_CACHE_DIR, XDG_CACHE_HOME, ~/.cache/netc), else one of this user's in /tmp."""
+    if os.environ.get("NETC_CACHE") == "0":
+        return Path(tempfile.gettempdir(), f"netc-emulator-{os.getuid()}")
+    place = os.environ.get("NETC_CACHE_DIR")
+    base = Path(place) if place else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "netc")
+    return base / "emulator"
+
+
+def place_of(library_path: Path, offset: int) -> str | None:
+    """The line of kernels.cu at a code offset of a library, e.g. "line 812", where binutils are there to tell."""
+    if not offset or not shutil.which("addr2line"):
+        return None
+    done = subprocess.run(["addr2line", "-e", str(library_path), hex(offset)], capture_output=True, text=True, check=False)
+    number = re.search(r"kernels\.cu:(\d+)", done.stdout)
+    return f"line {number[1]}" if number else None

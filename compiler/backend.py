@@ -34,7 +34,8 @@ class CpuBackend:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm["mcpu"], "lanes": self.cpu.lanes,
-                "machine": self.cpu.llvm["mtriple"].partition("-")[0], "features": required_features(self.cpu)}
+                "machine": self.cpu.llvm["mtriple"].partition("-")[0], "features": required_features(self.cpu),
+                "cost": MACHINES["cpu"].numbers()}
 
 
 class CudaBackend:
@@ -67,7 +68,7 @@ class CudaBackend:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs) if self.archs else "cuda-emulator",
-                "archs": self.archs}
+                "archs": self.archs, "cost": MACHINES[self.options(1).machine].numbers()}
 
 
 def choose(target: str) -> CpuBackend | CudaBackend:

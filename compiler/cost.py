@@ -1,6 +1,7 @@
 """The cost model: predicted time of operations on a target, by roofline. Passes decide by it; nothing is measured.
 
-time = max(FLOPs / peak, bytes / bandwidth) + launch, for each kernel (Williams et al., Roofline, CACM 2009).
+time = max(FLOPs / peak, bytes / bandwidth) + launch, for each kernel (Williams et al., Roofline, CACM 2009). The bytes of a
+kernel that touches few lie in a cache still, from the kernel before.
 """
 
 from __future__ import annotations
@@ -30,6 +31,16 @@ class Machine:
     native: Callable[[Node], bool] = lambda node: False
     cache: int = 512 << 10
     pairs: frozenset[tuple[str, str]] = frozenset()
+    near: float = 0.0  # bytes/s from caches, for kernels that touch `few` bytes at most
+    few: int = -1
+
+    def time(self, flops: float, bytes: float) -> float:
+        """Predicted seconds of one kernel. The runtime has the same formula (`runtime.measure.predicted`)."""
+        return max(flops / self.flops, bytes / (self.near if bytes <= self.few else self.bandwidth)) + self.launch
+
+    def numbers(self) -> dict[str, float]:
+        """What the formula needs, for manifests."""
+        return {"flops": self.flops, "bandwidth": self.bandwidth, "near": self.near, "few": self.few, "launch": self.launch}
 
 
 def _blocked(graph: Graph, anchor: str) -> bool:
@@ -53,9 +64,10 @@ def _row(node: Node) -> bool:
 
 _STAGED = frozenset({("max_pool", "conv"), ("avg_pool", "conv"), ("conv", "max_pool"), ("conv", "avg_pool"), ("conv", "conv")})
 
-# One core of a recent x86 server at the rate our kernels reach; data sheets for the GPUs (A100 SXM 40 GB, H100 SXM).
+# One core of an x86 server with AVX2 (Zen 3, 3 GHz) at the rates our kernels reach, docs/performance.md; data sheets for the
+# GPUs (A100 SXM 40 GB, H100 SXM).
 MACHINES = {
-    "cpu": Machine(8e10, 2e10, 5e-7, staged=_STAGED, together=_blocked, native=_row,
+    "cpu": Machine(9e10, 2.2e10, 1e-7, near=3.5e10, few=8 << 20, staged=_STAGED, together=_blocked, native=_row,
                    pairs=frozenset({("max_pool", "max_pool_index"), ("conv_weight_grad", "sum")})),
     "sm_80": Machine(1.95e13, 1.555e12, 4e-6, together=_threads),
     "sm_90": Machine(6.7e13, 3.35e12, 4e-6, together=_threads),
@@ -63,8 +75,8 @@ MACHINES = {
 
 
 def seconds(graph: Graph, nodes: Iterable[Node], machine: Machine, batch: int) -> float:
-    """Predicted time of `nodes`, each a kernel of its own; leaves and views cost nothing. Symbols other than the batch
-    count as the batch does."""
+    """Predicted time of `nodes`, each a kernel of its own that reads from memory, as weights in a network are read; leaves and
+    views cost nothing. Symbols other than the batch count as the batch does."""
     total = 0.0
     for node in nodes:
         if is_leaf(node) or is_view(node):

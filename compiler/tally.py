@@ -40,7 +40,7 @@ class Work:
     def seconds(self, machine: Machine, batch: int) -> float:
         """Predicted time: the roofline of the machine, and what it takes to start a kernel."""
         flops, bytes = self.at(batch)
-        return max(flops / machine.flops, bytes / machine.bandwidth) + machine.launch
+        return machine.time(flops, bytes)
 
 
 def with_kernels(graph: Graph) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,14 @@ from runtime.execute import Executable, aligned
 
 @dataclass(frozen=True)
 class KernelTime:
-    """One kernel: whose it is, in which part of a training step it runs, and its median time in milliseconds."""
+    """One kernel: whose it is, in which part of a training step it runs, its median time in milliseconds, and what the
+    compiler's cost model predicts (one thread; None where the artifact does not say)."""
 
     layers: tuple[str, ...]
     ops: tuple[str, ...]
     part: str  # forward, backward, or update
     ms: float
+    predicted_ms: float | None
     flops: int
     bytes: int
 
@@ -65,17 +68,27 @@ def time_kernels(exe: Executable, program: str, feeds: dict[str, Any], sizes: di
     run = exe.bind(program, exe.local(feeds))
     kernels = exe.programs[program]["kernels"]
     run()
+    empty: list[float] = []
     samples: list[list[float]] = [[] for _ in kernels]
     for _ in range(rounds):
         for index in range(len(kernels)):
             start = time.perf_counter()
             run(index, index)
-            empty = time.perf_counter() - start
+            empty.append(time.perf_counter() - start)
             start = time.perf_counter()
             run(index, index + 1)
-            samples[index].append(max(time.perf_counter() - start - empty, 0.0))
+            samples[index].append(time.perf_counter() - start)
+    call = statistics.median(empty)
     update = exe.programs[program]["update_from"]
+    cost = exe.manifest["target"].get("cost")
+    sized = [(format.size(k["flops"], sizes), format.size(k["bytes"], sizes)) for k in kernels]
     return [KernelTime(tuple(k["layers"]), tuple(k["ops"]),
                        "update" if i >= update else "backward" if k["name"].startswith("grad/") else "forward",
-                       statistics.median(samples[i]) * 1e3, format.size(k["flops"], sizes), format.size(k["bytes"], sizes))
+                       max(statistics.median(samples[i]) - call, 0.0) * 1e3, predicted(cost, *sized[i]) * 1e3 if cost else None, *sized[i])
             for i, k in enumerate(kernels)]
+
+
+def predicted(cost: Mapping[str, float], flops: int, bytes: int) -> float:
+    """Seconds of a kernel by the `cost` of the manifest's target (`compiler.cost.Machine.time`)."""
+    rate = cost["near"] if bytes <= cost["few"] else cost["bandwidth"]
+    return max(flops / cost["flops"], bytes / rate) + cost["launch"]

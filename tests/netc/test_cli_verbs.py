@@ -128,6 +128,14 @@ def test_time(made):
     assert found["total_ms"] > 0 and {k["part"] for k in found["kernels"]} == {"forward", "backward", "update"}
 
 
+def test_time_by_layers_stands_beside_what_is_predicted_and_possible(made):
+    found = json.loads(netc("time", made / "step.netb", "--train", "--layers", "--json", "--threads", 1).out)
+    assert all(k["predicted_ms"] > 0 for k in found["kernels"]) and found["peak_gflops"] > 0.1
+    table = netc("time", made / "tiny.net", "--layers", "--threads", 1).out
+    for heading in ("predicted", "GFLOP/s", "of peak", "KB"):
+        assert heading in table
+
+
 def test_interrupted_training_ends_in_a_checkpoint(tmp_path):
     write_tiny(tmp_path, TINY.replace("2 epochs", "100000 epochs"))
     running = process("train", "tiny.net", cwd=tmp_path)

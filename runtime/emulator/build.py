@@ -18,7 +18,6 @@ from pathlib import Path
 from runtime.errors import NetcError
 
 HERE = Path(__file__).parent
-_SOURCES = ("engine.h", "engine.cc", "cuda_host.h", "build.py")
 _DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\) )?(\w+)\(([^()]*)\);')
 _SHARED = re.compile(r"(?<!extern )(__shared__ )((?:alignas\(\d+\) |__align__\(\d+\) )?)([\w ]+?) (\w+)\[(\d+)\];")
 _DYNAMIC = re.compile(r'extern (?:"C" )?__shared__ (?:\w+\(\d+\) )?([\w ]+?) (\w+)\[\];')
@@ -50,28 +49,43 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
 
     functions: of kernels.json. check: with a call before each access to memory. Raises NetcError E0740, E0741.
     """
-    command = compiler()
-    flags = ["-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
-    text = translate(source, functions, check)
-    digest = hashlib.sha256("\0".join([*command, *flags, str(check), text]).encode())
-    for name in _SOURCES:
-        digest.update((HERE / name).read_bytes())
-    folder = _folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"{digest.hexdigest()}.so"
+    command = [*compiler(), "-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
+    engine = _kept("engine.o", command, ["-O2", "-c"], (HERE / "engine.cc").read_text())
+    flags = ["-O1", *(["-fsanitize=thread"] if check else []), "-c"]
+    kernels = _kept("kernels.o", command, flags, translate(source, functions, check))
+    # Without -fsanitize here: the calls that it put in come to engine.cc, not to its own library.
+    path = kernels.with_name(f"{kernels.stem}-{engine.stem[:16]}.so")
+    if not path.exists():
+        _made(path, [*command, "-shared", "-Wl,-Bsymbolic", str(kernels), str(engine)])
+    return path
+
+
+def _kept(name: str, command: Sequence[str], flags: Sequence[str], text: str) -> Path:
+    """An object file of a C++ text, from the cache where it is there."""
+    headers = [(HERE / header).read_text() for header in ("engine.h", "cuda_host.h")]
+    digest = hashlib.sha256("\0".join([*command, *flags, *headers, text]).encode())
+    path = _folder() / f"{digest.hexdigest()}.o"
     if path.exists():
         os.utime(path)
         return path
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as work:
-        kernels = Path(work, "kernels.cc")
-        kernels.write_text(text)
-        checks = ["-fsanitize=thread"] if check else []
-        _run(command, *flags, "-O1", *checks, f"-I{HERE}", "-c", str(kernels), "-o", f"{work}/kernels.o")
-        _run(command, *flags, "-O2", "-c", str(HERE / "engine.cc"), "-o", f"{work}/engine.o")
-        # Without -fsanitize here: the calls that it put in come to engine.cc, not to its own library.
-        _run(command, "-shared", "-Wl,-Bsymbolic", f"{work}/kernels.o", f"{work}/engine.o", "-o", f"{work}/kernels.so")
-        os.replace(f"{work}/kernels.so", path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        source = Path(work, name).with_suffix(".cc")
+        source.write_text(text)
+        _made(path, [*command, *flags, f"-I{HERE}", str(source)])
     return path
+
+
+def _made(path: Path, command: Sequence[str]) -> None:
+    """Runs a compiler; its output appears whole at `path`. Raises NetcError E0741."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    os.close(handle)
+    try:
+        _run(command, "-o", temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], check: bool) -> str:

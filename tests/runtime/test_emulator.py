@@ -1,0 +1,239 @@
+"""The emulated GPU: right kernels compute the same in every order of threads, and faults planted in them are found."""
+
+import ctypes
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from runtime.emulator import build
+from runtime.emulator.device import Emulator, EmulatedArray, _order
+from runtime.errors import NetcError
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+
+HEAD = ('extern "C" __global__ void __launch_bounds__(64) {}(float* __restrict__ out, float* __restrict__ in, '
+        "int64_t n)")
+# Each block sums 64 numbers: through shared memory, then over the lanes of a warp.
+RIGHT = """{
+  __shared__ float part[64];
+  float local[2];
+  part[threadIdx.x] = in[blockIdx.x * 64 + threadIdx.x];
+  __syncthreads();
+  local[0] = part[63 - (int)threadIdx.x];
+  local[1] = threadIdx.x < 32 ? part[threadIdx.x + 32] : 0.0f;
+  __syncthreads();
+  part[threadIdx.x] = local[0];
+  __syncthreads();
+  float sum = part[threadIdx.x % 32] + part[threadIdx.x % 32 + 32];
+  for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffff, sum, lanes);
+  if (threadIdx.x == 0) out[blockIdx.x] = sum + 0.0f * local[1];
+}"""
+BLOCKS = 3
+
+PLANTED = {  # name: (what is replaced, by what, what the fault says)
+    "first barrier dropped": ("  __syncthreads();\n  local[0]", "  local[0]", "race in shared memory|nobody wrote"),
+    "second barrier dropped": ("  __syncthreads();\n  part[threadIdx.x] = local", "  part[threadIdx.x] = local",
+                               "race in shared memory"),
+    "third barrier dropped": ("  __syncthreads();\n  float sum", "  float sum", "race in shared memory"),
+    "shared read one too far": ("part[63 - (int)threadIdx.x]", "part[64 - (int)threadIdx.x]",
+                                "reads shared memory out of bounds: bytes 256 to 259 of 256"),
+    "shared write one too early": ("part[threadIdx.x] = in", "part[(int)threadIdx.x - 1] = in",
+                                   "writes shared memory out of bounds: bytes -4 to -1 of 256"),
+    "global read one too far": ("in[blockIdx.x * 64 + threadIdx.x]", "in[blockIdx.x * 64 + threadIdx.x + 1]",
+                                "reads global memory out of bounds: bytes 768 to 771 of 768"),
+    "global read one too early": ("in[blockIdx.x * 64 + threadIdx.x]", "in[(int)(blockIdx.x * 64 + threadIdx.x) - 1]",
+                                  "reads global memory out of bounds: bytes -4 to -1 of 768"),
+    "global write one too far": ("out[blockIdx.x] =", "out[blockIdx.x + 1] =",
+                                 "writes global memory out of bounds: bytes 12 to 15 of 12"),
+    "a stride that leaves the array": ("in[blockIdx.x * 64", "in[blockIdx.x * 80", "reads global memory out of bounds"),
+    "all threads write the result": ("if (threadIdx.x == 0) out", "out", "race in global memory"),
+    "two threads write the result": ("if (threadIdx.x == 0) out", "if (threadIdx.x % 32 == 0) out",
+                                     "race in global memory"),
+    "all blocks write one result": ("out[blockIdx.x] =", "out[0] =", "race in global memory"),
+    "a block reads what another writes": ("sum + 0.0f", "sum + out[(blockIdx.x + 1) % 3] + 0.0f", "race in global memory"),
+    "two threads write one shared word": ("part[threadIdx.x] = in", "part[threadIdx.x / 2] = in",
+                                          "race in shared memory"),
+    "part of shared memory is not written": ("  part[threadIdx.x] = in", "  if (threadIdx.x != 7) part[threadIdx.x] = in",
+                                             "reads shared memory that nobody wrote, byte 28 of 256"),
+    "a barrier for half of the threads": ("  if (threadIdx.x == 0) out", "  if (threadIdx.x < 32) __syncthreads();\n"
+                                          "  if (threadIdx.x == 0) out", "divergent barrier: .*has ended"),
+    "different barriers": ("  __syncthreads();\n  float sum", "  if (threadIdx.x < 32)\n  __syncthreads();\n  else\n"
+                           "  __syncthreads();\n  float sum", "divergent barrier: .* waits at line .* at line "),
+    "a thread leaves before the barrier": ("  __syncthreads();\n  float sum", "  if (threadIdx.x == 9) return;\n"
+                                           "  __syncthreads();\n  float sum", "divergent barrier: .*thread .9, 0, 0. .*has ended"),
+    "lanes miss a shuffle": ("  for (int lanes", "  if (threadIdx.x != 3) for (int lanes", "deadlock"),
+    "a wild pointer": ("sum + 0.0f", "sum + ((float*)n)[5] + 0.0f", "reads global memory out of bounds"),
+    "a loop one too long": ("  local[1] =", "  for (int i = 0; i <= 64; ++i) local[1] = part[i];\n  local[1] +=",
+                            "reads shared memory out of bounds"),
+}
+
+
+class Device:
+    """A library of kernels, given by their bodies, with arrays of its own."""
+
+    def __init__(self, *bodies, order="forward", check=True):
+        functions = {f"k{i}": {"args": ["handle", "handle", "int64"], "launch": ["blockIdx.x", "threadIdx.x"]}
+                     for i in range(len(bodies))}
+        source = ";\n".join(map(HEAD.format, functions)) + ";\n"
+        source += "\n".join(f"{HEAD.format(name)} {body}" for name, body in zip(functions, bodies))
+        ctypes.CDLL(_libffi(), ctypes.RTLD_GLOBAL)
+        self.library = ctypes.CDLL(str(build.library(source, functions, check)))
+        self.library.emulator_fault.restype = ctypes.c_char_p
+        self.order(order)
+
+    def order(self, text):
+        kind, seed = _order(text)
+        self.library.emulator_order(ctypes.c_char(kind.encode()), seed)
+
+    def run(self, numbers, kernel=0):
+        """The sums, or what the emulator found."""
+        given = EmulatedArray(self.library, numbers.shape, numbers.dtype)
+        out = EmulatedArray(self.library, (BLOCKS,), numbers.dtype)
+        ctypes.memmove(given.address, numbers.ctypes.data, numbers.nbytes)
+        words = [ctypes.c_size_t(a) for a in (out.address, given.address, numbers.size)]
+        arguments = (ctypes.c_void_p * 3)(*(ctypes.addressof(w) for w in words))
+        grid, block = (ctypes.c_uint * 3)(BLOCKS, 1, 1), (ctypes.c_uint * 3)(64, 1, 1)
+        if getattr(self.library, f"emulate_k{kernel}")(grid, block, ctypes.c_size_t(0), arguments):
+            return self.library.emulator_fault().decode()
+        result = np.empty(BLOCKS, np.float32)
+        ctypes.memmove(result.ctypes.data, out.address, result.nbytes)
+        return result
+
+
+def _libffi():
+    from importlib.util import find_spec
+    from pathlib import Path
+    return str(Path(find_spec("tvm_ffi").origin).parent / "lib" / "libtvm_ffi.so")
+
+
+NUMBERS = np.random.default_rng(0).integers(-9, 10, BLOCKS * 64).astype(np.float32)
+
+
+ORDERS = ("forward", "reverse", "random", "random:5")
+
+
+@pytest.fixture(scope="module")
+def planted():
+    for what, _, _ in PLANTED.values():
+        assert RIGHT.count(what) == 1, what
+    return Device(RIGHT, *(RIGHT.replace(what, by) for what, by, _ in PLANTED.values()))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_right_kernel_computes_the_same_in_every_order(planted, order):
+    planted.order(order)
+    np.testing.assert_array_equal(planted.run(NUMBERS), NUMBERS.reshape(BLOCKS, 64).sum(1))
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(planted, name):
+    kernel = 1 + list(PLANTED).index(name)
+    for order in ORDERS:
+        planted.order(order)
+        found = planted.run(NUMBERS, kernel)
+        assert isinstance(found, str), (order, found)
+        assert found.startswith(f"kernel `k{kernel}`: ") and re.search(PLANTED[name][2], found), (order, found)
+        assert re.search(r"thread \(\d+, 0, 0\) of block \(\d, 0, 0\)", found), found
+
+
+def test_a_fault_does_not_disturb_the_next_launch(planted):
+    planted.order("forward")
+    assert isinstance(planted.run(NUMBERS, 2), str)
+    np.testing.assert_array_equal(planted.run(NUMBERS), NUMBERS.reshape(BLOCKS, 64).sum(1))
+
+
+def test_unwritten_memory_is_nan():
+    replaced = RIGHT.replace("  local[1] = threadIdx.x < 32 ? part[threadIdx.x + 32] : 0.0f;\n", "")
+    assert np.isnan(Device(replaced).run(NUMBERS)).all()
+    unwritten = RIGHT.replace("  part[threadIdx.x] = in", "  if (threadIdx.x != 7) part[threadIdx.x] = in")
+    right, wrong = (Device(RIGHT, unwritten, check=False).run(NUMBERS, kernel) for kernel in (0, 1))
+    np.testing.assert_array_equal(right, NUMBERS.reshape(BLOCKS, 64).sum(1))
+    assert np.isnan(wrong).all()
+
+
+def test_no_compiler_says_how_to_get_one(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(NetcError) as caught:
+        build.compiler()
+    assert caught.value.code == "E0740" and "apt install g++" in caught.value.hint
+    monkeypatch.setenv("CXX", "no-such-compiler -O0")
+    with pytest.raises(NetcError, match="no-such-compiler"):
+        build.compiler()
+
+
+def test_what_the_compiler_refuses_is_said():
+    with pytest.raises(NetcError) as caught:
+        Device(RIGHT.replace("local[0]", "no_such_name", 1))
+    assert caught.value.code == "E0741" and "kernels.cu:7" in caught.value.message, caught.value.message
+
+
+@pytest.mark.parametrize("text", ["backwards", "forward:3", "random:x", ""])
+def test_no_order(text):
+    with pytest.raises(NetcError) as caught:
+        _order(text)
+    assert caught.value.code == "E0743"
+
+
+def net_of(folder):
+    import netc
+    (folder / "tiny.net").write_text("""
+lang 1
+net tiny(classes: int = 3) {
+  input image: u8[N, 1, 5, 5]
+  label kind: i32[N] in classes
+  logits = image -> scale(1/255) -> conv(4, 3x3) -> relu -> max_pool(2x2, stride = 1) -> flatten -> dense(classes)
+  output p = logits -> softmax
+  loss cross_entropy(logits, kind)
+}
+data none { source = "npz:none.npz", batch = 6 }
+train fit { net = tiny, data = none, optimizer = adam(lr = 0.01), run = 1 epochs, seed = 3 }
+""")
+    return netc.load(folder / "tiny.net")
+
+
+def test_a_net_trains_as_on_the_cpu_with_all_checks(tmp_path, monkeypatch):
+    monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
+    monkeypatch.setenv("NETC_EMULATOR_ORDER", "random:3")
+    net = net_of(tmp_path)
+    rng = np.random.default_rng(0)
+    feeds = {"image": rng.integers(0, 256, (6, 1, 5, 5)).astype("u1"), "kind": rng.integers(0, 3, 6).astype("i4")}
+    losses = {}
+    for target in ("cpu", "cuda-emulator"):
+        exe = net.compile("train", target, seed=1)
+        assert isinstance(exe._memory, Emulator) == (target != "cpu")
+        names = {a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"}
+        losses[target] = []
+        for step in range(6):
+            given = {"seed": np.uint32(step), "step": np.float32(step + 1), "lr": np.float32(0.01), **feeds}
+            losses[target].append(float(exe.call("step", {k: v for k, v in given.items() if k in names})["loss"]))
+    np.testing.assert_allclose(losses["cuda-emulator"], losses["cpu"], rtol=0, atol=1e-4)
+    assert losses["cpu"][-1] < losses["cpu"][0]
+
+
+def test_a_fault_in_a_net_names_kernel_and_line(tmp_path, monkeypatch):
+    from runtime.execute import Executable
+    from runtime.format import Artifact
+    monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
+    artifact = net_of(tmp_path).build("run", "cuda-emulator")
+    assert not any(name.endswith(".cubin") for name in artifact.members)
+    source = artifact.members["kernels.cu"].decode()
+    start = source.index(") {\n", source.rindex('extern "C" __global__')) + 4
+    wrong = source[:start] + "  p0[-1] = 1.0f;\n" + source[start:]
+    members = {**artifact.members, "kernels.cu": wrong.encode()}
+    exe = Executable(Artifact(artifact.manifest, members))
+    with pytest.raises(NetcError) as caught:
+        exe(image=np.zeros((2, 1, 5, 5), "u1"))
+    assert caught.value.code == "E0742"
+    assert "writes global memory out of bounds" in caught.value.message
+    if shutil.which("addr2line"):
+        assert f"line {source.count(chr(10), 0, start) + 1}" in caught.value.message, caught.value.message
+
+
+def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):
+    from runtime.execute import Executable
+    with pytest.raises(NetcError) as caught:
+        Executable(net_of(tmp_path).build("run"), "cuda-emulator")
+    assert caught.value.code == "E0744"

@@ -99,7 +99,7 @@ def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]],
         code = _LOCAL.sub(lambda m: m[0] if m[3] in ("return", "break", "continue", "goto") else
                           f"{m[0]} memset(&{m[4]}, 0xff, sizeof {m[4]});", code)
     launchers = [_launcher(name, parameters, functions[name])
-                 for name, parameters in _DECLARATION.findall(source) if name in functions]
+                 for name, parameters in _DECLARATION.findall(source)]
     return "\n".join([_PRELUDE, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
 
 

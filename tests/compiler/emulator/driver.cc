@@ -1,5 +1,5 @@
 // A CUDA driver and runtime library for machines without a GPU: device memory is host memory, and a launch runs kernels
-// that g++ compiled against device.h. Only what TVM's CUDA runtime calls is here; the rest fails by name.
+// that runtime/emulator compiled. Only what TVM's CUDA runtime calls is here; the rest fails by name.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct LaunchConfig {  // CUlaunchConfig
   unsigned attribute_count;
 };
 
-using Launch = void (*)(const unsigned*, const unsigned*, void**);
+using Launch = int (*)(const unsigned*, const unsigned*, size_t, void**);
 
 }  // namespace
 
@@ -65,8 +65,7 @@ int cuFuncSetAttribute(void*, int, int) { return 0; }
 int cuLaunchKernelEx(const LaunchConfig* config, void* function, void** arguments, void**) {
   for (int i = 0; i < 3; ++i)
     if (!config->grid[i] || !config->block[i] || config->block[i] > 1024) return kInvalidValue;
-  reinterpret_cast<Launch>(function)(config->grid, config->block, arguments);
-  return 0;
+  return reinterpret_cast<Launch>(function)(config->grid, config->block, config->shared_bytes, arguments);
 }
 
 int cudaGetDeviceCount(int* count) { return *count = 1, 0; }

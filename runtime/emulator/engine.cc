@@ -4,7 +4,6 @@
 // first write.
 #include "engine.h"
 
-#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -52,7 +51,7 @@ enum class State { kNew, kReady, kBarrier, kWarp, kDone };
 
 struct Fiber {
   ucontext_t context;
-  jmp_buf jump;
+  void* jump[5];
   char* stack;
   bool entered = false;
 };
@@ -74,7 +73,7 @@ std::vector<Fiber*> idle;
 std::vector<char> dynamic;
 size_t dynamic_size;
 ucontext_t scheduler_context;
-jmp_buf scheduler;
+void* scheduler[5];
 Fiber* running;
 int current = -1;
 uint32_t launch_number, block_number;
@@ -120,7 +119,10 @@ std::string ThreadText(int thread, uint32_t block) {
   return text;
 }
 
-void Leave() { _longjmp(scheduler, 1); }
+// The compiler's own jumps: those of the library take ten times as long, and a barrier takes two for each thread. They
+// may not stand in one function with the place they go to.
+[[noreturn]] __attribute__((noinline)) void Leave() { __builtin_longjmp(scheduler, 1); }
+__attribute__((noinline)) void Enter() { __builtin_longjmp(running->jump, 1); }
 
 void Fault(uintptr_t code, const char* format, ...) {
   char text[512];
@@ -138,7 +140,7 @@ void Run() {
   for (;;) {
     body(body_arguments);
     threads[current].state = State::kDone;
-    if (!_setjmp(running->jump)) Leave();
+    if (!__builtin_setjmp(running->jump)) Leave();
   }
 }
 
@@ -160,15 +162,15 @@ void SetThread(int t) {
 }
 
 // Lets a thread run up to its next barrier or its end.
-void Resume(int t) {
+__attribute__((noinline)) void Resume(int t) {
   Thread& thread = threads[t];
   current = t;
   SetThread(t);
   if (thread.state == State::kNew) thread.fiber = Idle();
   thread.state = State::kReady;
   running = thread.fiber;
-  if (!_setjmp(scheduler)) {
-    if (running->entered) _longjmp(running->jump, 1);
+  if (!__builtin_setjmp(scheduler)) {
+    if (running->entered) Enter();
     running->entered = true;
     getcontext(&running->context);
     running->context.uc_stack.ss_sp = running->stack;
@@ -183,10 +185,10 @@ void Resume(int t) {
   if (threads[t].state == State::kDone) idle.push_back(threads[t].fiber);
 }
 
-void Wait(State state, int line) {
+__attribute__((noinline)) void Wait(State state, int line) {
   threads[current].state = state;
   threads[current].line = line;
-  if (!_setjmp(running->jump)) Leave();
+  if (!__builtin_setjmp(running->jump)) Leave();
 }
 
 unsigned LanesOf(int warp) {

@@ -5,6 +5,7 @@ Imports numpy and no other library: no compiler, and nothing of TVM's Python pac
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -20,6 +21,7 @@ from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
 
 
+STORED = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 HOST_DEVICES = (1, 3, 11, 13)  # DLDeviceType of memory that a CPU reads: its own, pinned (CUDA, ROCm), managed
 
 
@@ -96,9 +98,7 @@ class Executable:
         self._spreads = (self._memory.device == Host.device and native.LAUNCH in artifact.members["host.o"]
                          and threads.count() > 1)
         if "parameters.safetensors" in artifact.members:
-            from safetensors.numpy import load
-            tensors = load(artifact.members["parameters.safetensors"])
-            self.parameters.assign(tensors, self.name, kinds=("weight", "state", "constant"))
+            self.parameters.assign(_tensors(artifact.members["parameters.safetensors"]), self.name, kinds=("weight", "state", "constant"))
             self.prepare()
 
     @classmethod
@@ -325,6 +325,15 @@ def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
                 raise NetcError("E0613", f"the input `{name}` holds {extreme}, which {wanted} cannot",
                                 f"{wanted} runs from {limits.min} to {limits.max}")
     return array.astype(wanted)
+
+
+def _tensors(data: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, by name, in its own memory: the library would copy them."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    return {name: np.frombuffer(data, np.uint8, entry["data_offsets"][1] - entry["data_offsets"][0],
+                                start + entry["data_offsets"][0]).view(STORED[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items() if name != "__metadata__"}
 
 
 def _memory(artifact: format.Artifact, host: native.Object, device: str) -> Any:

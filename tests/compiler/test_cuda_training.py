@@ -44,9 +44,9 @@ train fit {
 """
 
 
-def train(path: str, results: str) -> None:
+def train(path: str, results: str, device: str = "auto") -> None:
     """Two steps, then evaluation and deployment, of the artifact at `path`; all outputs and parameters to `results`."""
-    exe = Executable(read(path))
+    exe = Executable(read(path), device)
     rng = np.random.default_rng(0)
     feeds = {"image": rng.integers(0, 256, (7, 2, 6, 6)).astype(np.uint8),
              "kind": rng.integers(0, 5, 7).astype(np.int32)}
@@ -77,11 +77,14 @@ def test_a_net_trains_as_on_the_cpu(tmp_path):
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-P", __file__, str(tmp_path / "cuda.netb"), str(tmp_path / "cuda.npz")],
                    env=environment, check=True)
-    cpu, gpu = np.load(tmp_path / "cpu.npz"), np.load(tmp_path / "cuda.npz")
-    assert set(cpu.files) == set(gpu.files) and "1.step.loss" in cpu.files
-    assert not np.array_equal(cpu["0.step.loss"], cpu["1.step.loss"])
-    for name in cpu.files:
-        np.testing.assert_allclose(gpu[name], cpu[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    train(tmp_path / "cuda.netb", tmp_path / "emulated.npz", "cuda-emulator")
+    cpu = np.load(tmp_path / "cpu.npz")
+    assert "1.step.loss" in cpu.files and not np.array_equal(cpu["0.step.loss"], cpu["1.step.loss"])
+    for results in ("cuda.npz", "emulated.npz"):
+        gpu = np.load(tmp_path / results)
+        assert set(cpu.files) == set(gpu.files)
+        for name in cpu.files:
+            np.testing.assert_allclose(gpu[name], cpu[name], rtol=1e-4, atol=1e-5, err_msg=f"{results} {name}")
 
 
 if __name__ == "__main__":

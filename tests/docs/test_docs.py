@@ -59,7 +59,7 @@ def test_the_page_of_ops_is_up_to_date():
     assert ops_page.PAGE.read_text() == ops_page.text(), "python -m tests.docs.ops_page writes it"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name in ("tutorial.md", "seeing.md")], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in ("tutorial.md", "seeing.md", "cuda.md")], ids=lambda page: page.stem)
 def test_commands_print_what_the_page_shows(page, tmp_path):
     """Runs the quick `sh` blocks of a page in their order, then its `python` blocks as one program."""
     fetched = shutil.ignore_patterns("mnist", "fashion-mnist", "__pycache__")

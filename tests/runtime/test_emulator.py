@@ -237,3 +237,21 @@ def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):
     with pytest.raises(NetcError) as caught:
         Executable(net_of(tmp_path).build("run"), "cuda-emulator")
     assert caught.value.code == "E0744"
+
+
+def test_verbs_choose_the_emulator(tmp_path):
+    from click.testing import CliRunner
+
+    from netc.cli import cli
+    from runtime.format import write
+    artifact, place = net_of(tmp_path).build("run", "cuda-emulator"), str(tmp_path / "tiny.netb")
+    write(place, artifact.manifest, artifact.members)
+    np.save(tmp_path / "image.npy", np.ones((1, 1, 5, 5), "u1"))
+    given = ["run", place, "--input", f"image={tmp_path}/image.npy"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NETC_EMULATOR_CHECK", "0")  # so that the option's setting ends with the test
+        plain, checked = (CliRunner().invoke(cli, [*given, "--device", "cuda-emulator", *more], standalone_mode=False)
+                          for more in ([], ["--check"]))
+    assert plain.output == checked.output and plain.output.startswith("p: float32[1, 3]"), (plain, checked)
+    refused = CliRunner().invoke(cli, [*given, "--check"])
+    assert refused.exit_code == 2 and "--check needs --device cuda-emulator" in refused.output

@@ -1,11 +1,14 @@
-"""Whole networks, ours beside ONNX Runtime, the same number of threads each.
+"""Whole networks, ours beside the engines that are installed, the same number of threads each.
 
-    python benchmarks/inference.py [--nets digits lenet ...] [--batch 1 16] [--threads 1] [--repeats 30] [--json FILE]
+    python benchmarks/inference.py [--nets digits lenet ...] [--batch 1 16] [--threads 1] [--peers onnxruntime openvino torch]
+                                   [--repeats 30] [--json FILE]
 
-Both run in this process on the same inputs and weights, interleaved; medians, with the fastest call beside them, since other
-processes on the machine only ever add time. `ratio` is our time divided by ONNX Runtime's: below 1 we are faster. LRN is
+All run in this process on the same inputs and weights, interleaved; medians, with the fastest call beside them, since other
+processes on the machine only ever add time. `ratio` is our time divided by the peer's: below 1 we are faster. LRN is
 ONNX's own operator, not a decomposition. Ours is called through its public Python face with the inputs bound; the rows
 called `c` go through the C library of the net (docs/c.md), in a loop of C, for the small nets where a call itself counts.
+`of peak` is the share of what multiply-adds alone reach (compiler/peak.py), measured before each net on one core and
+counted for each thread. Beside the shipped nets there are googlenet_plain, without its two LRNs, and inception_3a, _4e, _5b.
 """
 
 import argparse
@@ -18,15 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MODULES = {"inception_3a": "[N, 192, 28, 28]: 64, 96, 128, 16, 32, 32", "inception_4e": "[N, 528, 14, 14]: 256, 160, 320, 32, 128, 128",
+           "inception_5b": "[N, 832, 7, 7]: 384, 192, 384, 48, 128, 128"}
 sys.path.insert(0, str(ROOT))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", default=["digits", "traffic_sign", "lenet", "googlenet"])
+    parser.add_argument("--nets", nargs="+", metavar="NET", default=[
+        "digits", "traffic_sign", "lenet", "googlenet", "googlenet_plain", *MODULES, "resnet", "squeezenet", "vgg", "mobilenet"])
+    parser.add_argument("--peers", nargs="+", default=["onnxruntime", "openvino", "torch"],
+                        choices=["onnxruntime", "openvino", "torch"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
@@ -35,13 +44,14 @@ def arguments() -> argparse.Namespace:
 
 
 OPTIONS = arguments()
-os.environ["TVM_NUM_THREADS"] = str(OPTIONS.threads)
+os.environ["NETC_NUM_THREADS"] = str(OPTIONS.threads)
 
 import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
 
 import netc  # noqa: E402
-from compiler import c_entry  # noqa: E402
+from benchmarks.peers import HINTS, open_peer  # noqa: E402
+from compiler import c_entry, peak  # noqa: E402
+from runtime import format  # noqa: E402
 from runtime.arrays import aligned  # noqa: E402
 from runtime.measure import random_feeds  # noqa: E402
 from tests.onnx_model import to_onnx  # noqa: E402
@@ -90,36 +100,66 @@ class InC:
                                               ctypes.c_void_p(result.ctypes.data), ctypes.c_long(batch))
 
 
+def source(name: str) -> netc.Net:
+    """A shipped net, one of its variants, or a module of GoogLeNet alone."""
+    if name not in MODULES and name != "googlenet_plain":
+        return netc.load(ROOT / f"specs/{name}.net")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "inception.net").write_text((ROOT / "specs/inception.net").read_text())
+        text = (ROOT / "specs/googlenet.net").read_text().replace("-> lrn(5)", "")
+        if name in MODULES:
+            shape, _, sizes = MODULES[name].partition(": ")
+            text = f"""lang 1
+import "inception.net" as g
+net {name}() {{
+  input x: f32{shape}
+  output y = x -> g.inception({sizes})
+}}
+"""
+        place = Path(folder, f"{name}.net")
+        place.write_text(text)
+        return netc.load(place)
+
+
 def race(name: str, batch: int) -> list[dict]:
-    net = netc.load(ROOT / f"specs/{name}.net")
+    net = source(name)
     exe = net.compile(batch=batch)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads, settings.inter_op_num_threads = OPTIONS.threads, 1
-    session = onnxruntime.InferenceSession(to_onnx(net.graph, exe.parameters.tensors("weight", "state")), settings,
-                                           providers=["CPUExecutionProvider"])
-    feeds = random_feeds(exe, "run", {s: batch for s in exe.programs["run"]["symbols"]})
+    program = exe.programs["run"]
+    sizes = {s: batch for s in program["symbols"]}
+    feeds = random_feeds(exe, "run", sizes)
+    values = exe.parameters.tensors("weight", "state")
+    model = to_onnx(net.graph, values)
     bound = exe.bind("run", feeds)
-    turns = {who: repeated(call) for who, call in (("python", bound), ("peer", lambda: session.run(None, feeds)))}
-    want, = session.run(None, feeds)
     bound()
-    got = list(bound.results.values())
+    got = [next(iter(bound.results.values()))]
+    turns, titles, want = {"python": repeated(bound)}, {}, []
+    for peer in OPTIONS.peers:
+        try:
+            titles[peer], call, result = open_peer(peer, model, net.graph, values, feeds, OPTIONS.threads)
+        except ModuleNotFoundError:
+            continue
+        call()
+        want.append(result())
+        turns[peer] = repeated(call)
     if name in SMALL and OPTIONS.threads == 1:
-        got.append(aligned(want.shape, want.dtype))
+        got.append(aligned(got[0].shape, got[0].dtype))
         turns["c"] = InC(net, batch, next(iter(feeds.values())), got[-1]).turns
         turns["c"](1)
-    error = max(np.abs(g - want).max() / np.abs(want).max() for g in got)
-    assert error < 1e-5, f"{name} differs from ONNX Runtime by {error:.1e}"
+    error = max(np.abs(g - w).max() / np.abs(w).max() for g in got for w in want)
+    assert error < 5e-5, f"{name} differs from {' or '.join(titles)} by {error:.1e}"
+    top = peak.measure() * OPTIONS.threads
     times: dict[str, list[float]] = {who: [] for who in turns}
     for _ in range(OPTIONS.repeats):
         for who, turn in turns.items():
             inner = max(1, int(2e-3 / max(turn(1), 1e-9)))
             times[who].append(turn(inner) / inner * 1e3)
-    peer = statistics.median(times["peer"])
-    return [{"net": name, "through": who, "batch": batch, "threads": OPTIONS.threads, "precision": "f32",
-             "ours_ms": statistics.median(times[who]), "peer": f"onnxruntime {onnxruntime.__version__}", "peer_ms": peer,
-             "ratio": statistics.median(times[who]) / peer, "ours_fastest_ms": min(times[who]),
-             "peer_fastest_ms": min(times["peer"]), "kernels": len(exe.programs["run"]["kernels"])}
-            for who in times if who != "peer"]
+    flops = sum(format.size(k["flops"], sizes) for k in program["kernels"])
+    return [{"net": name, "batch": batch, "threads": OPTIONS.threads, "precision": "f32", "ours_ms": statistics.median(times[who]),
+             "peer": titles[peer], "peer_ms": statistics.median(times[peer]),
+             "ratio": statistics.median(times[who]) / statistics.median(times[peer]), "through": who,
+             "ours_fastest_ms": min(times[who]), "peer_fastest_ms": min(times[peer]), "kernels": len(program["kernels"]),
+             "of_peak": flops / statistics.median(times[who]) / 1e-3 / top, "load": os.getloadavg()[0]}
+            for who in times if who in ("python", "c") for peer in titles]
 
 
 def repeated(call):
@@ -128,16 +168,23 @@ def repeated(call):
 
 
 def main() -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {OPTIONS.threads} thread(s), load {os.getloadavg()[0]:.1f}")
-    print(f"{'net':<14}{'through':<8}{'batch':>6}{'kernels':>9}{'ours ms':>10}{'ORT ms':>10}{'ratio':>8}{'fastest':>18}")
+    missing = [peer for peer in OPTIONS.peers if find_spec(peer) is None]
+    if len(missing) == len(OPTIONS.peers):
+        sys.exit(f"none of {', '.join(missing)} is installed: {HINTS[missing[0]]}")
+    for peer in missing:
+        print(f"without {peer}, which is not installed: {HINTS[peer]}")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {OPTIONS.threads} thread(s), load {os.getloadavg()[0]:.1f}, "
+          f"multiply-adds alone {peak.measure() / 1e9:.1f} GFLOP/s a core")
+    print(f"{'net':<17}{'through':<8}{'batch':>5}{'kernels':>8}{'ours ms':>10}  {'peer':<20}{'peer ms':>10}{'ratio':>7}"
+          f"{'fastest ours, peer':>20}{'of peak':>9}{'load':>6}")
     rows = []
     for name in OPTIONS.nets:
         for batch in OPTIONS.batch:
             for row in race(name, batch):
                 rows.append(row)
-                print(f"{name:<14}{row['through']:<8}{batch:>6}{row['kernels']:>9}{row['ours_ms']:>10.4f}{row['peer_ms']:>10.4f}"
-                      f"{row['ratio']:>8.2f}{row['ours_fastest_ms']:>9.4f}{row['peer_fastest_ms']:>9.4f}", flush=True)
-    print(f"load at the end {os.getloadavg()[0]:.1f}")
+                print(f"{name:<17}{row['through']:<8}{batch:>5}{row['kernels']:>8}{row['ours_ms']:>10.4f}  {row['peer']:<20}"
+                      f"{row['peer_ms']:>10.4f}{row['ratio']:>7.2f}{row['ours_fastest_ms']:>10.4f}{row['peer_fastest_ms']:>10.4f}"
+                      f"{row['of_peak']:>9.0%}{row['load']:>6.1f}", flush=True)
     if OPTIONS.json:
         Path(OPTIONS.json).write_text(json.dumps(rows, indent=1))
 

@@ -21,7 +21,8 @@ EXACT = click.option("--exact", is_flag=True, help="Only sums as the text has th
 SEARCH = click.option("--search", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0.0),
                       help="Look so long for a better order of rewrites than one pass after another.")
 PARAMS = click.option("--params", metavar="FILE", help="Trained weights (.safetensors), as `netc train` writes them.")
-CHECK = click.option("--check", is_flag=True, expose_value=False, callback=lambda context, option, value: _check_accesses(context, value),
+CHECK = click.option("--check", is_flag=True, expose_value=False,
+                     callback=lambda context, option, value: _check_accesses(context, value),
                      help="With --device cuda-emulator: check each access of a kernel to memory, and its barriers.")
 
 
@@ -39,7 +40,7 @@ def _check_accesses(context: click.Context, value: bool) -> None:
 
 
 def target_of(device: str) -> str:
-    """What to compile for, to run on a device: cpu, cuda (the GPU of this machine) or cuda-emulator. Raises NetcError E0720."""
+    """What to compile for, to run on a device: cpu, cuda (the GPU here) or cuda-emulator. Raises NetcError E0720."""
     if device != "cuda":
         return device
     from runtime.cuda import gpu_arch

@@ -24,15 +24,15 @@ _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "handle": 3}
 
 
 def gpu_arch(held: Sequence[str], index: int = 0) -> str:
-    """The architecture of GPU `index`, e.g. "sm_90". held: what an artifact brings; nothing where one is to be compiled.
+    """The architecture of GPU `index`, e.g. "sm_90". held: what an artifact brings; nothing where none is compiled yet.
 
     Raises NetcError E0720, one line that names the architectures the artifact holds, where there is no such GPU.
     """
     def absent(reason: str) -> NetcError:
         wanted = f"this artifact holds CUDA code for {', '.join(held)}" if held else "a GPU is asked for"
         return NetcError("E0720", f"{wanted}; this machine has {reason}",
-                         "compile it for the CPU (--target cpu), run it on a machine with an NVIDIA GPU, or emulate one "
-                         "(--device cuda-emulator)")
+                         "compile it for the CPU (--target cpu), run it on a machine with an NVIDIA GPU, or emulate "
+                         "one (--device cuda-emulator)")
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
               help="The part of the data to measure on.")
 @click.option("--batch", type=click.IntRange(min=1), help="Examples at a time; by default as the data section says.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@device("auto", default="auto", help="auto: what an artifact is for, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
+@device("auto", default="auto",
+        help="auto: what an artifact is for, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
 @CHECK
 @click.option("--json", "as_json", is_flag=True, help="Print values, accuracy by class and confusions as JSON.")
 @SET

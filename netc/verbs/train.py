@@ -47,7 +47,8 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     loaded = netc.load(path, settings=parse_settings(settings), **({"train": name} if name else {}))
     if loaded.program.train is None:
         _say_which(path)
-    executable = loaded.compile("train", target_of(device), seed=(loaded.train_config or {}).get("seed", 0), memory=memory)
+    executable = loaded.compile("train", target_of(device), seed=(loaded.train_config or {}).get("seed", 0),
+                                memory=memory)
     if not quiet:
         click.echo(recompute_text("step", executable.manifest["programs"]["step"]), nl=False)
     config = TrainConfig.from_json(loaded.train_config)

@@ -114,7 +114,8 @@ def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]])
         else f"dynamic = args[{len(types) + i}].number; " for i, tag in enumerate(function["launch"]))
     return f"""
 EMULATOR_PLAIN static void run_{name}(void** args) {{ {name}({unpacked}); }}
-extern "C" EMULATOR_PLAIN int emulate_{name}(const unsigned* grid, const unsigned* block, size_t dynamic, void** args) {{
+extern "C" EMULATOR_PLAIN int emulate_{name}(const unsigned* grid, const unsigned* block,
+    size_t dynamic, void** args) {{
   return emulator::Launch("{name}", grid, block, dynamic, run_{name}, args);
 }}
 extern "C" EMULATOR_PLAIN int __tvm_ffi_{name}(void*, const Any* args, int32_t, Any* result) {{
@@ -152,6 +153,7 @@ def place_of(library_path: Path, offset: int) -> str | None:
     """The line of kernels.cu at a code offset of a library, e.g. "line 812", where binutils are there to tell."""
     if not offset or not shutil.which("addr2line"):
         return None
-    done = subprocess.run(["addr2line", "-e", str(library_path), hex(offset)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["addr2line", "-e", str(library_path), hex(offset)], capture_output=True, text=True,
+                          check=False)
     number = re.search(r"kernels\.cu:(\d+)", done.stdout)
     return f"line {number[1]}" if number else None

@@ -93,9 +93,12 @@ EMULATOR_PLAIN T Max(T* data, T value) {
 #define __shfl_sync(mask, value, lane, ...) \
   EMULATOR_SHUFFLE(mask, value, emulator::Lane() / EMULATOR_WIDTH(, ##__VA_ARGS__, 32) * \
                    EMULATOR_WIDTH(, ##__VA_ARGS__, 32) + (lane) % EMULATOR_WIDTH(, ##__VA_ARGS__, 32), ##__VA_ARGS__)
-#define __shfl_xor_sync(mask, value, lanes, ...) EMULATOR_SHUFFLE(mask, value, emulator::Lane() ^ (lanes), ##__VA_ARGS__)
-#define __shfl_down_sync(mask, value, lanes, ...) EMULATOR_SHUFFLE(mask, value, emulator::Lane() + (lanes), ##__VA_ARGS__)
-#define __shfl_up_sync(mask, value, lanes, ...) EMULATOR_SHUFFLE(mask, value, emulator::Lane() - (lanes), ##__VA_ARGS__)
+#define __shfl_xor_sync(mask, value, lanes, ...) \
+  EMULATOR_SHUFFLE(mask, value, emulator::Lane() ^ (lanes), ##__VA_ARGS__)
+#define __shfl_down_sync(mask, value, lanes, ...) \
+  EMULATOR_SHUFFLE(mask, value, emulator::Lane() + (lanes), ##__VA_ARGS__)
+#define __shfl_up_sync(mask, value, lanes, ...) \
+  EMULATOR_SHUFFLE(mask, value, emulator::Lane() - (lanes), ##__VA_ARGS__)
 #define __activemask() (~0u)
 template <class T>
 inline T atomicAdd(T* data, T value) { return emulator::Add(data, value); }

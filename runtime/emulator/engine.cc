@@ -307,8 +307,8 @@ void Touch(Region& region, Cell& cell, uintptr_t address, bool write, uintptr_t 
   if (!Ordered(cell.writer)) return Race(region, address, cell.writer, "wrote", write ? "writes" : "reads", code);
   if (write) {
     bool same = reader.launch == launch_number;
-    if (!Ordered(reader) || (same && reader.several_blocks) || (same && reader.several_threads && reader.phase == phase &&
-                                                                 reader.warp_phase == threads[current].warp_phase))
+    bool together = reader.phase == phase && reader.warp_phase == threads[current].warp_phase;
+    if (!Ordered(reader) || (same && (reader.several_blocks || (reader.several_threads && together))))
       return Race(region, address, reader, "read", "writes", code);
     cell.writer = now;
     return;
@@ -338,7 +338,8 @@ void Access(const void* data, size_t bytes, bool write, uintptr_t code) {
         if (!near || distance(r.get()) < distance(near)) near = r.get();
       }
     const char* verb = write ? "writes" : "reads";
-    if (!near) return Fault(code, "%s %s memory that is not the GPU's", ThreadText(current, block_number).c_str(), verb);
+    if (!near)
+      return Fault(code, "%s %s memory that is not the GPU's", ThreadText(current, block_number).c_str(), verb);
     return Fault(code, "%s %s %s memory out of bounds: bytes %td to %td of %zu",
                  ThreadText(current, block_number).c_str(), verb, near->shared ? "shared" : "global",
                  ptrdiff_t(address - near->begin), ptrdiff_t(address - near->begin + bytes - 1), near->size());

@@ -52,17 +52,20 @@ PLANTED = {  # name: (what is replaced, by what, what the fault says)
     "two threads write the result": ("if (threadIdx.x == 0) out", "if (threadIdx.x % 32 == 0) out",
                                      "race in global memory"),
     "all blocks write one result": ("out[blockIdx.x] =", "out[0] =", "race in global memory"),
-    "a block reads what another writes": ("sum + 0.0f", "sum + out[(blockIdx.x + 1) % 3] + 0.0f", "race in global memory"),
+    "a block reads what another writes": ("sum + 0.0f", "sum + out[(blockIdx.x + 1) % 3] + 0.0f",
+                                          "race in global memory"),
     "two threads write one shared word": ("part[threadIdx.x] = in", "part[threadIdx.x / 2] = in",
                                           "race in shared memory"),
-    "part of shared memory is not written": ("  part[threadIdx.x] = in", "  if (threadIdx.x != 7) part[threadIdx.x] = in",
+    "part of shared memory is not written": ("  part[threadIdx.x] = in",
+                                             "  if (threadIdx.x != 7) part[threadIdx.x] = in",
                                              "reads shared memory that nobody wrote, byte 28 of 256"),
     "a barrier for half of the threads": ("  if (threadIdx.x == 0) out", "  if (threadIdx.x < 32) __syncthreads();\n"
                                           "  if (threadIdx.x == 0) out", "divergent barrier: .*has ended"),
     "different barriers": ("  __syncthreads();\n  float sum", "  if (threadIdx.x < 32)\n  __syncthreads();\n  else\n"
                            "  __syncthreads();\n  float sum", "divergent barrier: .* waits at line .* at line "),
     "a thread leaves before the barrier": ("  __syncthreads();\n  float sum", "  if (threadIdx.x == 9) return;\n"
-                                           "  __syncthreads();\n  float sum", "divergent barrier: .*thread .9, 0, 0. .*has ended"),
+                                           "  __syncthreads();\n  float sum", 
+                                           "divergent barrier: .*thread .9, 0, 0. .*has ended"),
     "lanes miss a shuffle": ("  for (int lanes", "  if (threadIdx.x != 3) for (int lanes", "deadlock"),
     "a wild pointer": ("sum + 0.0f", "sum + ((float*)n)[5] + 0.0f", "reads global memory out of bounds"),
     "a loop one too long": ("  local[1] =", "  for (int i = 0; i <= 64; ++i) local[1] = part[i];\n  local[1] +=",

@@ -7,7 +7,7 @@ All run in this process on the same inputs and weights, interleaved; medians, wi
 processes on the machine only ever add time. `ratio` is our time divided by the peer's: below 1 we are faster. LRN is
 ONNX's own operator, not a decomposition. Ours is called through its public Python face with the inputs bound; the rows
 called `c` go through the C library of the net (docs/c.md), in a loop of C, for the small nets where a call itself counts.
-`of peak` is the share of what multiply-adds alone reach (compiler/peak.py), measured before each net on one core and
+`of peak` is the share of what multiply-adds alone reach (netc/peak.py), measured before each net on one core and
 counted for each thread. Beside the shipped nets there are googlenet_plain, without its two LRNs, and inception_3a, _4e, _5b.
 """
 
@@ -50,7 +50,8 @@ import numpy as np  # noqa: E402
 
 import netc  # noqa: E402
 from benchmarks.peers import HINTS, open_peer  # noqa: E402
-from compiler import c_entry, peak  # noqa: E402
+from compiler import c_entry  # noqa: E402
+from netc import peak  # noqa: E402
 from runtime import format  # noqa: E402
 from runtime.arrays import aligned  # noqa: E402
 from runtime.measure import random_feeds  # noqa: E402

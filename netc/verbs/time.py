@@ -49,7 +49,7 @@ def command(net: str, batch: int, training: bool, threads: int | None, layers: b
 
 def _peak(threads: int | None) -> float:
     """GFLOP/s of multiply-adds without memory, now, on the threads that kernels may use."""
-    from compiler import peak
+    from netc import peak
     from runtime.threads import count
     return peak.measure() * (threads or count()) / 1e9
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compiler import codegen, peak, target
+from compiler import codegen, target
+from netc import peak
 from runtime import native
 from runtime.arrays import address, aligned
 

@@ -56,11 +56,27 @@ def _may_pack(graph: Graph, node: Node, block: int) -> bool:
     if node.op not in CONVS or node.type.rank != 4 or node.type.dtype != "f32" or not all(
             isinstance(size, int) for size in shape[1:]) or shape[1] % block or fixed(graph, node.name):
         return False
+    if not _parts_fit(graph, node, block):
+        return False
     if node.op == "winograd_conv":
         return True
     groups, channels = node.attrs["groups"], graph[node.inputs[0]].type.shape[1]
     return (groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0) and fixed(
         graph, node.inputs[1])
+
+
+def _parts_fit(graph: Graph, conv: Node, block: int) -> bool:
+    """Whether slices that cut the result, behind element-wise work too, begin and end with a block: else a vector of outputs
+    would go to two tensors."""
+    waiting = [conv.name]
+    while waiting:
+        for user in graph.users(waiting.pop()):
+            if user.op == "slice" and user.attrs["axis"] == 1:
+                if user.attrs["start"] % block or user.attrs["stop"] % block:
+                    return False
+            elif REGISTRY[user.op].pointwise and user.type.shape == conv.type.shape:
+                waiting.append(user.name)
+    return True
 
 
 def _may(graph: Graph, node: Node, block: int) -> bool:

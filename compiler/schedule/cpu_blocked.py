@@ -85,7 +85,7 @@ def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
     x, w = kernel.operands[:2]
     if len(kernel.shape) != 4 or any(o.dtype != "float32" for o in kernel.operands):
         return None
-    if w.buffer is None or not blocked(w.layout, cpu, axis=0):
+    if w.buffer is None or not blocked(w.layout, cpu, axis=0) or any(start % cpu.lanes for start, _ in kernel.segments):
         return None
     view = window(kernel.a, x.shape[2:], kernel.shape[2:])
     channels, outputs = static(x.shape[1]), static(kernel.shape[1])

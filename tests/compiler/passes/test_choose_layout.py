@@ -31,6 +31,19 @@ def test_what_stays_as_its_shape_says(tmp_path, body, ops):
     check_numbers(net)
 
 
+def test_parts_that_cut_a_block(tmp_path):
+    """A vector of outputs must not go to two tensors: such a convolution makes them one by one."""
+    net = source(tmp_path, """  a, b, c = x -> conv(24, 3x3, pad = same) -> relu -> split(sizes = [8, 3, 13])
+  p = a -> conv(8, 3x3, pad = same)
+  q = b -> max_pool(3x3, stride = 1, pad = same) -> conv(16)
+  output y = concat(p, q)
+  output z = c -> avg_pool(2x2)
+  output w = b""")
+    graph, _ = planned(net)
+    assert all("x" not in n.inputs for n in graph.nodes() if n.op == "conv" and graph.layouts.get(n.inputs[1]))
+    check_numbers(net, batches=(1, 2, 5))
+
+
 def test_depthwise_grouped_and_strided_convolutions(tmp_path):
     net = source(tmp_path, """  a = x -> conv(16, 3x3, groups = 16, pad = same) -> relu6 -> conv(32, 3x3, groups = 2, stride = 2)
   output y = a -> relu -> conv(16, 3x3, dilation = 2, pad = 2) -> tanh -> conv(8)""")

@@ -197,7 +197,8 @@ class Maker:
         return TensorType(dtype, tuple(shape))
 
     def any_type(self, beside: Sequence[TensorType]) -> TensorType:
-        dtype = beside[0].dtype if beside else self.pick(["f32"] * 9 + ["i32"])
+        fractions = any(p.kind == "float" for p in self.rule.parameters.values())  # which whole numbers are no place for
+        dtype = beside[0].dtype if beside else self.pick(["f32"] * 9 + ["f32" if fractions else "i32"])
         known = [*beside, *(self.graph[n].type for n in self.tensors.values() if n is not None)]
         if known and self.stream.random() < 0.7:
             shape = list(known[0].shape if beside else self.pick(known).shape)

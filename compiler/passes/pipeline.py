@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
@@ -63,7 +64,9 @@ def require(names: Collection[str]) -> None:
     """Raises NetcError E0411 for a name that no pass has."""
     for name in names:
         if name not in PASSES:
-            raise NetcError("E0411", f"there is no pass `{name}`", f"the passes are {', '.join(PIPELINE)}")
+            close = get_close_matches(name, PASSES, 1)
+            hint = f"did you mean `{close[0]}`? " if close else ""
+            raise NetcError("E0411", f"there is no pass `{name}`", f"{hint}the passes are {', '.join(PIPELINE)}")
 
 
 def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only: Collection[str] = (),

@@ -29,8 +29,11 @@ def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], ex
     from runtime.execute import Executable, use_threads
     use_threads(threads)
     exe = Executable.load(artifact, device)
-    entries = {e["name"]: e for e in exe.manifest["inputs"]}
-    feeds = {name: read_array(path, entries.get(name)) for name, path in _pairs(inputs)}
+    entries = {e["name"]: e for e in exe.manifest["inputs"] if e["role"] == "input"}
+    for name, _ in _pairs(inputs):
+        if name not in entries:
+            raise NetcError("E0612", f"`{name}` is no input of {artifact}", "its inputs are " + ", ".join(f"`{known}`" for known in entries))
+    feeds = {name: read_array(path, entries[name]) for name, path in _pairs(inputs)}
     results = exe.call("run", feeds)
     for name, _ in [*_pairs(outputs), *_pairs(expected)]:
         if name not in results:

@@ -67,7 +67,8 @@ PLANTED = {  # name: (what is replaced, by what, what the fault says)
                                            "  __syncthreads();\n  float sum", 
                                            "divergent barrier: .*thread .9, 0, 0. .*has ended"),
     "lanes miss a shuffle": ("  for (int lanes", "  if (threadIdx.x != 3) for (int lanes", "deadlock"),
-    "a wild pointer": ("sum + 0.0f", "sum + ((float*)n)[5] + 0.0f", "reads global memory out of bounds"),
+    # Where it points to is chance: it may be called global, or shared where it lies near the stack's shared arrays.
+    "a wild pointer": ("sum + 0.0f", "sum + ((float*)n)[5] + 0.0f", "reads (global|shared) memory out of bounds"),
     "a loop one too long": ("  local[1] =", "  for (int i = 0; i <= 64; ++i) local[1] = part[i];\n  local[1] +=",
                             "reads shared memory out of bounds"),
 }

@@ -45,10 +45,8 @@ class Options:
     def context(self, training: bool, packed: bool = True) -> Context:
         machine = MACHINES[self.machine]
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
-                       self.block, machine.staged, machine.together, machine.cache, machine.launch,
-                       lambda bytes: bytes / machine.bandwidth, lambda flops: flops / machine.flops, self.exact, self.memory,
-                       self.scratch, self.search, lambda graph: predicted(graph, self),
-                       machine.pairs)
+                       self.block, machine, self.exact, self.memory, self.scratch, self.search,
+                       lambda graph: predicted(graph, self))
 
 
 def build(program: Program, names: Collection[str], options: Options = Options(),

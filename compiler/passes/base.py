@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from compiler.cost import Machine
 from compiler.dims import Dim
 from compiler.ir import Graph, Node
 
@@ -17,12 +18,10 @@ class Context:
     seconds(graph, nodes): predicted time of the given nodes, each a kernel of its own with its element-wise tail.
     training: whether the graph will be differentiated, so that its weights change from step to step; packed: whether what
     depends on weights alone is computed once, when they are loaded. block: how many channels the target's schedules like
-    together; staged: the pairs (producer, reader) of ops that they can run band by band in one kernel; together: whether
-    kernels that do not need each other can share a call; cache: bytes of the cache a band should stay in; exact: whether
-    algorithms that round differently are ruled out. memory: the largest arena that is allowed, None for any; scratch: bytes
-    that a kernel needs for itself, by the name of its last node, as far as they are known. search: seconds to look for an
-    order of rewrites in; predict(graph): predicted seconds of a graph of layers as it would be lowered. pairs: ops whose
-    kernels read one tensor once for both results.
+    together; machine: what the target can do, and its schedules. exact: whether algorithms that round differently are ruled
+    out. memory: the largest arena that is allowed, None for any; scratch: bytes that a kernel needs for itself, by the name
+    of its last node, as far as they are known. search: seconds to look for an order of rewrites in; predict(graph):
+    predicted seconds of a graph of layers as it would be lowered.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
@@ -30,18 +29,12 @@ class Context:
     training: bool = False
     packed: bool = True
     block: int = 1
-    staged: frozenset[tuple[str, str]] = frozenset()
-    together: Callable[[Graph, str], bool] = lambda graph, anchor: False
-    cache: int = 512 << 10
-    launch: float = 0.0
-    move: Callable[[float], float] = lambda bytes: 0.0
-    compute: Callable[[float], float] = lambda flops: 0.0
+    machine: Machine = Machine(flops=float("inf"), bandwidth=float("inf"), launch=0.0)
     exact: bool = False
     memory: int | None = None
     scratch: Mapping[str, Dim] = field(default_factory=dict)
     search: float = 0.0
     predict: Callable[[Graph], float] = lambda graph: 0.0
-    pairs: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)

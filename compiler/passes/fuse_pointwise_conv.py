@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from compiler.ir import Graph
 from compiler.passes.base import Context, Rewrite, graph_pass
-from compiler.passes.fuse_pool_pointwise import is_pointwise
+from compiler.passes.move_pooling import pointwise
 from compiler.passes.stage import Pair, fuse
 
 
@@ -13,7 +13,7 @@ from compiler.passes.stage import Pair, fuse
 def fuse_pointwise_conv(graph: Graph, context: Context) -> list[Rewrite]:
     """Computes a band of rows of the 1×1 convolution in cache, with the halo that the k×k convolution needs there."""
     return fuse(graph, context, ({"conv"}, {"conv"}),
-                lambda one, conv: is_pointwise(one) and not is_pointwise(conv) and conv.attrs["groups"] == 1,
+                lambda one, conv: pointwise(one) and not pointwise(conv) and one.attrs["groups"] == conv.attrs["groups"] == 1,
                 extra=_again, cut=lambda pair: 1)
 
 

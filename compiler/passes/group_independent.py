@@ -19,7 +19,7 @@ def group_independent(graph: Graph, context: Context) -> list[Rewrite]:
     depth = _depths(graph)
     ranks: dict[tuple[int, bool], list[int]] = {}
     for i, launch in enumerate(graph.kernels):
-        if all(context.together(graph, group.anchor) for group in launch.groups):
+        if all(context.machine.together(graph, group.anchor) for group in launch.groups):
             ranks.setdefault((depth[i], launch.update), []).append(i)
     considered: list[Rewrite] = []
     merged: dict[int, Launch] = {}
@@ -31,7 +31,7 @@ def group_independent(graph: Graph, context: Context) -> list[Rewrite]:
             merged[alike[0]] = Launch(together)
             gone.update(alike[1:])
             considered.append(Rewrite(f"{len(alike)} kernels in one call: {', '.join(n.name for n in nodes)}",
-                                      layers(*nodes), True, context.launch * (len(alike) - 1)))
+                                      layers(*nodes), True, context.machine.launch * (len(alike) - 1)))
     order = sorted((i for i in range(len(graph.kernels)) if i not in gone), key=lambda i: (graph.kernels[i].update, depth[i], i))
     graph.kernels = [merged.get(i, graph.kernels[i]) for i in order]
     return considered

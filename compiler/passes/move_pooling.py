@@ -60,14 +60,15 @@ def _move(graph: Graph, context: Context, name: str, considered: dict[tuple[str,
 def _consider(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite | None:
     if second.op == "max_pool" and first.op in MONOTONE and MONOTONE[first.op](first.attrs):
         return _activation(graph, context, first, second)
-    if _pointwise(first) and (second.op == "avg_pool" or _global_mean(second)):
+    if pointwise(first) and (second.op == "avg_pool" or _global_mean(second)):
         return _order(graph, context, first, second)
-    if first.op == "avg_pool" and _pointwise(second):
+    if first.op == "avg_pool" and pointwise(second):
         return _order(graph, context, first, second)
     return None
 
 
-def _pointwise(node: Node) -> bool:
+def pointwise(node: Node) -> bool:
+    """Whether a convolution has one tap, stride 1 and no padding: each result reads one position."""
     a = node.attrs
     return node.op == "conv" and set(a["kernel"]) == set(a["stride"]) == {1} and not any(map(any, a["pad"]))
 
@@ -119,7 +120,7 @@ def _order(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite
     if not only_reader(graph, first.name):
         return Rewrite(what, ours, False, why="what the first makes is read elsewhere too")
     conv, pool = (first, second) if first.op == "conv" else (second, first)
-    if first is conv and _apart(conv, pool):
+    if first is conv and apart(conv, pool):
         return Rewrite(what, ours, False, why="the mean counts padding in, where the bias would not reach")
     x = graph[first.inputs[0]].type
     weights = [graph[i].type for i in conv.inputs[1:]]
@@ -136,7 +137,7 @@ def _order(graph: Graph, context: Context, first: Node, second: Node) -> Rewrite
     return Rewrite(what, ours, False, now - then, "this order is the cheaper one")
 
 
-def _apart(conv: Node, pool: Node) -> bool:
+def apart(conv: Node, pool: Node) -> bool:
     """Whether a bias is not what it was when the mean is taken behind it: of padding, which has none."""
     return len(conv.inputs) == 3 and pool.op == "avg_pool" and pool.attrs["count_include_pad"] \
         and any(map(any, pool.attrs["pad"]))
@@ -159,7 +160,7 @@ def _swap(graph: Graph, first: Node, second: Node) -> None:
     """second(first(x)) becomes first(second(x)); each keeps its own name, origins, attributes and further operands, but
     for a bias that must stay behind the mean."""
     bias = ""
-    if second.op == "conv" and _apart(second, first):
+    if second.op == "conv" and apart(second, first):
         bias, second = second.inputs[2], graph.update(second.name, inputs=second.inputs[:2])
     graph.replace_uses(second.name, first.name)
     for node, source in ((second, first.inputs[0]), (first, second.name)):

@@ -16,7 +16,7 @@ from compiler.build import Value
 from compiler.ir import Graph, Node
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass
-from compiler.passes.move_pooling import MONOTONE, _apart, _pointwise
+from compiler.passes.move_pooling import MONOTONE, apart, pointwise
 from compiler.passes.price import fixed
 from compiler.saturate import Equal, Extraction, saturate
 
@@ -81,7 +81,7 @@ def _mean_of_pointwise(equal: Equal, pool: Node) -> Iterator[Mapping[str, Value]
     """avg_pool(conv1x1(x)) = conv1x1(avg_pool(x)): both are linear."""
     if pool.op == "avg_pool":
         for conv in equal.equals(pool.inputs[0], "conv"):
-            if _pointwise(conv) and not _apart(conv, pool):
+            if pointwise(conv) and not apart(conv, pool):
                 both = conv.origins | pool.origins
                 mean = equal.op(both, "avg_pool", conv.inputs[0], **pool.attrs)
                 yield {pool.name: equal.op(both, "conv", mean, *conv.inputs[1:], **conv.attrs)}
@@ -89,10 +89,10 @@ def _mean_of_pointwise(equal: Equal, pool: Node) -> Iterator[Mapping[str, Value]
 
 def _pointwise_of_mean(equal: Equal, conv: Node) -> Iterator[Mapping[str, Value]]:
     """conv1x1(avg_pool(x)) = avg_pool(conv1x1(x)): both are linear."""
-    if conv.op == "conv" and _pointwise(conv):
+    if conv.op == "conv" and pointwise(conv):
         for pool in equal.equals(conv.inputs[0], "avg_pool"):
             both = conv.origins | pool.origins
-            behind = conv.inputs[2:] if _apart(conv, pool) else ()  # a bias that the mean over padding would lessen
+            behind = conv.inputs[2:] if apart(conv, pool) else ()  # a bias that the mean over padding would lessen
             made = equal.op(both, "conv", pool.inputs[0], *conv.inputs[1:2 if behind else 3], **conv.attrs)
             mean = equal.op(both, "avg_pool", made, **pool.attrs)
             if behind:
@@ -103,7 +103,7 @@ def _pointwise_of_mean(equal: Equal, conv: Node) -> Iterator[Mapping[str, Value]
 
 def _pointwise_of_conv(equal: Equal, second: Node) -> Iterator[Mapping[str, Value]]:
     """conv1x1(conv(x, W1) + b1, W2) + b2 = conv(x, W2 W1) + (W2 b1 + b2)."""
-    if second.op != "conv" or not _pointwise(second) or second.attrs["groups"] > 1 or not fixed(equal.graph, second.inputs[1]):
+    if second.op != "conv" or not pointwise(second) or second.attrs["groups"] > 1 or not fixed(equal.graph, second.inputs[1]):
         return
     for first in equal.equals(second.inputs[0], "conv"):
         if first.attrs["groups"] > 1 or first.type.rank != 4 or not fixed(equal.graph, first.inputs[1]):
@@ -126,12 +126,12 @@ def _pointwise_of_conv(equal: Equal, second: Node) -> Iterator[Mapping[str, Valu
 
 def _wider(equal: Equal, conv: Node) -> Iterator[Mapping[str, Value]]:
     """A 1×1 convolution is a k×k one with zeros around its weight, where it has a k×k sibling."""
-    if conv.op != "conv" or not _pointwise(conv) or conv.attrs["groups"] > 1 or not fixed(equal.graph, conv.inputs[1]):
+    if conv.op != "conv" or not pointwise(conv) or conv.attrs["groups"] > 1 or not fixed(equal.graph, conv.inputs[1]):
         return
     for other in equal.readers(conv.inputs[0], "conv"):
         a = other.attrs
         same = all(2 * lo == 2 * hi == k - 1 for (lo, hi), k in zip(a["pad"], a["kernel"]))
-        if not _pointwise(other) and a["groups"] == 1 and set(a["stride"]) == set(a["dilation"]) == {1} and same:
+        if not pointwise(other) and a["groups"] == 1 and set(a["stride"]) == set(a["dilation"]) == {1} and same:
             around = (0, 0, *((k - 1) // 2 for k in a["kernel"]))
             weight = equal.op(conv.origins, "pad", conv.inputs[1], before=around, after=around, value=0.0)
             yield {conv.name: equal.op(conv.origins, "conv", conv.inputs[0], weight, *conv.inputs[2:], **a)}

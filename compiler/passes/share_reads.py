@@ -16,7 +16,7 @@ from compiler.passes.base import Context, Rewrite, graph_pass, layers
 def share_reads(graph: Graph, context: Context) -> list[Rewrite]:
     """Joins kernels that read one tensor for two results."""
     done: list[Rewrite] = []
-    for first, second in sorted(context.pairs):
+    for first, second in sorted(context.machine.pairs):
         readers: dict[str, list[Group]] = {}
         for launch in graph.kernels:
             group = launch.groups[0]
@@ -29,7 +29,7 @@ def share_reads(graph: Graph, context: Context) -> list[Rewrite]:
                     groups.remove(other)
                     nodes = graph[one.anchor], graph[other.anchor]
                     done.append(Rewrite(f"{nodes[0].name} and {nodes[1].name} in one reading", layers(*nodes), True,
-                                        context.launch + context.move(_bytes(graph, nodes[1], context.batch))))
+                                        _saved(graph, nodes[1], context)))
     return done
 
 
@@ -59,7 +59,8 @@ def _join(graph: Graph, one: Group, other: Group) -> bool:
     return True
 
 
-def _bytes(graph: Graph, node: Node, batch: int) -> float:
-    """Of what `node` reads, at a batch."""
+def _saved(graph: Graph, node: Node, context: Context) -> float:
+    """Predicted seconds of reading what `node` reads, and of a call."""
     size = graph[node.inputs[0]].type.bytes
-    return float(dims.evaluate(size, dict.fromkeys(dims.symbols(size), batch)))
+    bytes = dims.evaluate(size, dict.fromkeys(dims.symbols(size), context.batch))
+    return bytes / context.machine.bandwidth + context.machine.launch

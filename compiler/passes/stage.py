@@ -35,7 +35,7 @@ def fuse(graph: Graph, context: Context, ops: tuple[set[str], set[str]], fits: C
     for pair in _pairs(graph, ops, fits):
         one, other = pair.anchors
         what = f"{one.name} is computed within {other.name}"
-        if (one.op, other.op) not in context.staged:
+        if (one.op, other.op) not in context.machine.staged:
             continue
         why = _unfit(graph, pair, context)
         gain = 0.0
@@ -89,8 +89,9 @@ def _gain(graph: Graph, pair: Pair, context: Context, extra: Callable[[Pair, int
     _, channels, height, width = pair.made.type.shape
     one = dims.evaluate(pair.made.type.bytes, batch)
     row = channels * width * pair.made.type.itemsize // cut(pair)
-    rows = max(1, min(height, context.cache // 2 // row))
+    rows = max(1, min(height, context.machine.cache // 2 // row))
     producer = graph[pair.producer.groups[0].anchor]
     flops = dims.evaluate(REGISTRY[producer.op].flops(namespace(producer.attrs), [graph[i].type for i in producer.inputs],
                                                       producer.type), batch)
-    return context.move(2 * one) - context.compute(flops) * extra(pair, rows) + context.launch
+    machine = context.machine
+    return 2 * one / machine.bandwidth - flops / machine.flops * extra(pair, rows) + machine.launch

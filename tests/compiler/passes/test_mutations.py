@@ -264,7 +264,7 @@ def move_what_is_not_monotone(patch):
 
 
 def move_a_bias_into_padding(patch):
-    patch.setattr(move_pooling, "_apart", lambda conv, pool: False)
+    patch.setattr(move_pooling, "apart", lambda conv, pool: False)
 
 
 def merge_with_branches_swapped(patch):

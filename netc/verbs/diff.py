@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,12 +27,13 @@ COLORS = {"@": "cyan", "-": "red", "+": "green"}
 @click.option("--after", metavar="PASS", help="End with the graph after this pass (after all, if left out).")
 @click.option("--program", default="run", show_default=True, type=click.Choice(["run", "evaluate", "step"]),
               help="Which program the passes are of.")
-@click.option("--target", default="cpu", show_default=True, help="What passes decide for: cpu, or e.g. cuda:sm_80.")
+@click.option("--target", default="cpu", show_default=True, help="What passes decide for: cpu, cuda, or e.g. cuda:sm_90.")
 @click.option("--json", "as_json", is_flag=True, help="Print {same, added, removed, changed, results, kernels}.")
 @SET
 def command(net: str, other: str | None, before: str | None, after: str | None, program: str, target: str,
             as_json: bool, settings: tuple[str, ...]) -> int:
-    """Compare two nets as they are written, or the graph of one net before and after passes.
+    """Compare two nets as they are written, or the graph of one net before and after passes. For a net, a text that
+    `netc opt --dump-dir` wrote may stand too.
 
     Each difference stands under the layers it is about, as lines of the graph IR. The exit code is 0 if there is none,
     1 if there is one, and 2 if there is an error.
@@ -58,7 +60,7 @@ def _graphs(net: str, other: str | None, before: str | None, after: str | None, 
     if other and (before or after):
         raise NetcError("E0433", "there are two nets and a pass", "give two nets, or one net and --before or --after")
     if other:
-        return (net, other), tuple(load_net(place, settings).graph for place in (net, other))
+        return (net, other), (_graph(net, settings), _graph(other, settings))
     if not (before or after):
         raise NetcError("E0433", f"{net} is compared with nothing", "give a second net, or --before or --after a pass")
     from compiler.passes.pipeline import require
@@ -70,6 +72,14 @@ def _graphs(net: str, other: str | None, before: str | None, after: str | None, 
     layers = first.layers and last.layers
     return ((f"{net} {first.name}", f"{net} {last.name}"),
             (first.graph, last.graph) if layers else (first.lowered, last.lowered))
+
+
+def _graph(place: str, settings: tuple[str, ...]) -> Graph:
+    """A net as it is written, or the graph of a dump."""
+    if not place.endswith(".txt"):
+        return load_net(place, settings).graph
+    from netc.view.stages import read_dump
+    return read_dump(Path(place))[0]
 
 
 def _lines(names: tuple[str, str], graphs: tuple[Graph, Graph], found: Difference) -> list[str]:

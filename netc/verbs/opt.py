@@ -24,7 +24,7 @@ COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "b
                "  netc opt specs/googlenet.net --rules specs/rules.net --explain\n"
                "  netc opt passes/04-merge_sibling_convs.txt")
 @click.argument("net")
-@click.option("--target", default="cpu", show_default=True, help="What to predict for: cpu, or e.g. cuda:sm_80.")
+@click.option("--target", default="cpu", show_default=True, help="What to predict for: cpu, cuda, or e.g. cuda:sm_90.")
 @click.option("--program", default="run", show_default=True, type=click.Choice(["run", "evaluate", "step"]),
               help="Which program to optimize.")
 @click.option("--off", multiple=True, metavar="PASS", help="Leave a pass out. May be repeated.")

@@ -81,9 +81,8 @@ class History:
 
 
 def options(target: str, batch: int, **others: Any) -> programs.Options:
-    """How programs are optimized for a target's text; others: fields of Options.
-
-    Raises NetcError E0412, E0701, E0702."""
+    """How programs are optimized for a target's text (`cuda` alone is the first GPU of the cost tables); others: fields of
+    Options. Raises NetcError E0412, E0701."""
     kind, _, name = target.strip().partition(":")
     if kind == "cpu":
         if name not in ("", "host", *CPUS):
@@ -91,12 +90,11 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
         return programs.Options("cpu", batch, block=parse_cpu(target.strip()).lanes, **others)
     if kind != "cuda":
         raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
-    known = " and ".join(f"cuda:{machine}" for machine in MACHINES if machine.startswith("sm_"))
-    if not name:
-        raise NetcError("E0702", "a CUDA target names its architecture", f"there are cost tables for {known}")
-    if name not in MACHINES:
+    tables = [machine for machine in MACHINES if machine.startswith("sm_")]
+    if name not in ("", *tables):
+        known = " and ".join(f"cuda:{machine}" for machine in tables)
         raise NetcError("E0412", f"there is no cost table for `{target}`", f"there are tables for cpu, {known}")
-    return programs.Options(name, batch, **others)
+    return programs.Options(name or tables[0], batch, **others)
 
 
 def of_net(loaded: Any, program: str, options: programs.Options) -> History:
@@ -109,11 +107,11 @@ def of_net(loaded: Any, program: str, options: programs.Options) -> History:
 
 def of_dump(path: Path, options: programs.Options) -> History:
     """Goes on from a dump with the passes behind it. Raises NetcError E0431 for a file that `dump` did not write."""
-    graph, head = _read(path)
+    graph, head = read_dump(path)
     after, train = head["after"], head.get("train")
     rest = pipeline.PIPELINE[pipeline.PIPELINE.index(after) + 1:] if after != SOURCE else pipeline.PIPELINE
     first = path.with_name(f"00-{SOURCE}.txt")
-    source = _read(first)[0] if first.exists() else None
+    source = read_dump(first)[0] if first.exists() else None
     _go_on(graph, after, rest, options, train)
     stages = _stages(graph, len(pipeline.PIPELINE) - len(rest), after, options, train)
     return History(graph.name, head["program"], options, source, train, stages)
@@ -182,7 +180,8 @@ def dump(history: History, folder: Path, stages: Sequence[Stage]) -> None:
                         "give a folder to --dump-dir") from problem
 
 
-def _read(path: Path) -> tuple[Graph, Mapping[str, Any]]:
+def read_dump(path: Path) -> tuple[Graph, Mapping[str, Any]]:
+    """A graph that `dump` wrote, and what its comments say: the pass before, the program. Raises NetcError E0431, E0620."""
     wrong = NetcError("E0431", f"{path} is no dump of a pass",
                       "give a text that `netc opt --dump-dir` wrote, or a .net file")
     try:

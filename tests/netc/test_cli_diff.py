@@ -115,3 +115,12 @@ def test_the_exit_code_of_the_program(folder):
     assert run(str(folder / "a.net"), str(folder / "b.net")).returncode == 1
     wrong = run(str(folder / "a.net"), str(folder / "none.net"))
     assert wrong.returncode == 2 and "Traceback" not in wrong.stderr and "error[" in wrong.stderr
+
+
+def test_dumps_of_two_passes(folder, tmp_path):
+    CliRunner().invoke(cli, ["opt", str(folder / "a.net"), "--dump-dir", str(tmp_path)], standalone_mode=False)
+    before, after = (str(next(tmp_path.glob(f"*-{name}.txt"))) for name in ("fold_batch_norm", "choose_layout"))
+    code, out = diff(folder, before, after)
+    assert code == 1 and "layout" in out and diff(folder, before, before) == (0, "")
+    (tmp_path / "other.txt").write_text("lang 1\n")
+    assert diff(folder, before, str(tmp_path / "other.txt"))[0] == 2

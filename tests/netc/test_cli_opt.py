@@ -178,7 +178,7 @@ def test_the_table_has_a_line_for_each_pass(net):
 
 @pytest.mark.parametrize("arguments, code", [
     (["--off", "merge"], "E0411"), (["--only", "nix"], "E0411"), (["--stop-after", "Clean"], "E0411"),
-    (["--target", "cuda:sm_70"], "E0412"), (["--target", "cuda"], "E0702"), (["--target", "tpu"], "E0701"),
+    (["--target", "cuda:sm_70"], "E0412"), (["--target", "tpu"], "E0701"),
     (["--target", "cpu:z80"], "E0701"),
 ])
 def test_mistakes_are_explained(net, arguments, code):
@@ -219,3 +219,8 @@ def test_a_pass_of_ones_own_as_the_page_shows_it(tmp_path, monkeypatch, capsys):
             del base.PASSES[name]
     assert not any(node.op == "relu" for node in graph.nodes())
     assert "relu(square(x)) -> square(x) ('p/relu', 'p/square')" in capsys.readouterr().out
+
+
+def test_cuda_alone_is_the_first_gpu_there_is_a_table_for(net):
+    alone, named = (as_json(net, "--target", target)["after"] for target in ("cuda", "cuda:sm_80"))
+    assert alone == named

@@ -27,13 +27,6 @@ ROOT = Path(__file__).parents[2]
 N = dims.symbol("N")
 
 
-def compiler_or_skip():
-    try:
-        return cuda.find_compiler()
-    except NetcError as error:
-        pytest.skip(f"needs a CUDA compiler: {error.message}")
-
-
 def program():
     """Kernels through an arena, both forms of reductions, every kind: conv + bias + relu read by five others."""
     graph = Graph()
@@ -65,7 +58,7 @@ def expected(x, w, bias):
 
 @pytest.fixture(scope="module")
 def built():
-    compiler_or_skip()
+    emulator.compiler_or_skip()
     graph = with_kernels(program())
     lowering = lower.Lowering(emit, lower.layout([graph]))
     entry = lowering.program("run", graph, batch=64)
@@ -75,8 +68,7 @@ def built():
 @pytest.fixture(scope="module")
 def machine(built, tmp_path_factory):
     """A folder with the program and the environment of a machine with an sm_86 GPU."""
-    if not shutil.which("g++"):
-        pytest.skip("needs g++, which stands in for the GPU")
+    emulator.gpu_or_skip()
     folder = tmp_path_factory.mktemp("machine")
     module = built[2]
     (folder / "host.o").write_bytes(module.host_object)
@@ -202,7 +194,7 @@ def test_no_compiler_says_how_to_install_one(monkeypatch):
 
 
 def test_a_refused_kernel_is_named_with_its_layers():
-    compiler = compiler_or_skip()
+    compiler = emulator.compiler_or_skip()
     good = 'extern "C" __global__ void one(float* x) {\n  x[0] = 1;\n}\n'
     for bad in ('extern "C" __global__ void two(float* x) {\n  x[0] = undefined_name;\n}\n',
                 'extern "C" __global__ void two(float* x) {\n  __shared__ float s[99999];\n  s[threadIdx.x] = x[0];\n'

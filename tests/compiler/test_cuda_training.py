@@ -1,17 +1,13 @@
 """A whole net on the emulated GPU: deployed, evaluated and trained, it must do what the same net does on the CPU."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from compiler.artifact import build
-from compiler.cuda import find_compiler
 from compiler.elaborate import load
-from runtime.errors import NetcError
 from runtime.execute import Executable
 from runtime.format import Artifact, read, write
 
@@ -60,12 +56,8 @@ def train(path: str, results: str, device: str = "auto") -> None:
 
 
 def test_a_net_trains_as_on_the_cpu(tmp_path):
-    try:
-        find_compiler()
-    except NetcError as error:
-        pytest.skip(f"needs a CUDA compiler: {error.message}")
-    if not shutil.which("g++"):
-        pytest.skip("needs g++, which stands in for the GPU")
+    emulator.compiler_or_skip()
+    emulator.gpu_or_skip()
     (tmp_path / "small.net").write_text(NET)
     program = load(tmp_path / "small.net")
     for target in ("cpu", "cuda:sm_80"):

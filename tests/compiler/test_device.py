@@ -4,7 +4,6 @@
 """
 
 import ctypes
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from compiler.artifact import build
-from compiler.cuda import find_compiler
 from compiler.elaborate import load
 from runtime.errors import NetcError
 from runtime.execute import Executable
@@ -189,12 +187,8 @@ SCENES = [numpy_in_numpy_out, device_in_device_out, results_go_by_dlpack, our_ow
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    try:
-        find_compiler()
-    except NetcError as error:
-        pytest.skip(f"needs a CUDA compiler: {error.message}")
-    if not shutil.which("g++"):
-        pytest.skip("needs g++, which stands in for the GPU")
+    emulator.compiler_or_skip()
+    emulator.gpu_or_skip()
     folder = tmp_path_factory.mktemp("device")
     (folder / "small.net").write_text(NET)
     manifest, members = build(load(folder / "small.net"), "cuda:sm_80", names=["run", "evaluate", "step"], seed=1)

@@ -5,13 +5,32 @@ TVM's own. Found through LD_LIBRARY_PATH, so a process must be started with the 
 """
 
 import os
+import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
+from compiler.cuda import find_compiler
 from runtime.emulator import build as kernels
+from runtime.errors import NetcError
 
 HERE = Path(__file__).parent
+
+
+def compiler_or_skip() -> object:
+    """A CUDA compiler; without one the test is skipped."""
+    try:
+        return find_compiler()
+    except NetcError as error:
+        pytest.skip(f"needs a CUDA compiler: {error.message}")
+
+
+def gpu_or_skip() -> None:
+    """What stands in for a GPU; without it the test is skipped."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++, which stands in for the GPU")
 
 
 def build(folder: Path, source: str, arch: str) -> dict[str, str]:

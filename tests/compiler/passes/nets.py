@@ -61,5 +61,14 @@ def outputs(net: Net, value: Value) -> Net:
     return net
 
 
+def chain(shape: tuple[int, ...], *calls: tuple[str, dict]) -> Net:
+    """A net of calls (op, arguments), each reading the one before."""
+    made, y = net(shape)
+    for op, given in calls:
+        y = made.call(op, y, **given)
+        assert y is not None, (op, given)
+    return outputs(made, y)
+
+
 def constant(net: Net, array) -> Value:
     return net.builder.constant(np.asarray(array))

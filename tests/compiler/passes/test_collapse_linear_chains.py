@@ -17,22 +17,13 @@ from compiler.passes.pipeline import optimize
 from compiler.prepare import hoist
 from compiler.text import to_text
 from compiler.verify import verify
-from tests.compiler.passes.nets import apply, context, net, ops, outputs
+from tests.compiler.passes.nets import apply, chain, context, net, ops, outputs
 
 QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None,
                  suppress_health_check=list(HealthCheck))
 PASS = "collapse_linear_chains"
 SPECS = Path(__file__).parents[3] / "specs"
 DEEP_BOUND = 2e-5  # of 1000 orthogonal layers in f32, against f64
-
-
-def chain(shape, *calls):
-    """A net of calls (op, arguments), each reading the one before."""
-    n, y = net(shape)
-    for op, given_ in calls:
-        y = n.call(op, y, **given_)
-        assert y is not None, (op, given_)
-    return outputs(n, y)
 
 
 def dense(units, **given_):

@@ -11,20 +11,11 @@ from compiler.passes import move_pooling  # noqa: F401  (declares the pass)
 from compiler.passes.base import PASSES
 from compiler.text import to_text
 from compiler.verify import verify
-from tests.compiler.passes.nets import TOLERANCE, apply, context, net, ops, outputs
+from tests.compiler.passes.nets import TOLERANCE, apply, chain, context, net, ops, outputs
 
 QUICK = settings(max_examples=60, derandomize=True, database=None, deadline=None,
                  suppress_health_check=list(HealthCheck))
 PASS = "move_pooling"
-
-
-def chain(shape, *calls):
-    """A net of calls (op, arguments), each reading the one before."""
-    n, y = net(shape)
-    for op, given_ in calls:
-        y = n.call(op, y, **given_)
-        assert y is not None, (op, given_)
-    return outputs(n, y)
 
 
 def conv(ch, k=1, **given_):

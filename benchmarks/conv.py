@@ -24,7 +24,6 @@ import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import netc  # noqa: E402
-from runtime.execute import Executable  # noqa: E402
 
 # Inputs, size of the map, outputs of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (Szegedy et al. 2015).
 INCEPTION = {"3a": (192, 28, 64, 96, 128, 16, 32, 32), "3b": (256, 28, 128, 128, 192, 32, 96, 64),

@@ -12,7 +12,7 @@ it lies in).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,22 @@ class Node:
     type: TensorType
     attrs: dict[str, Any] = field(default_factory=dict, hash=False)
     origins: frozenset[Origin] = frozenset()
+
+
+def node_key(node: Node) -> Hashable:
+    """Equal for nodes that compute the same of the same operands."""
+    return node.op, node.inputs, node.type, attrs_key(node)
+
+
+def attrs_key(node: Node) -> Hashable:
+    """Equal for equal attributes, arrays among them."""
+    return tuple(sorted((key, _frozen(value)) for key, value in node.attrs.items()))
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return tuple(map(_frozen, value)) if isinstance(value, (tuple, list)) else value
 
 
 class Graph:

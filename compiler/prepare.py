@@ -12,8 +12,7 @@ from dataclasses import replace
 import networkx as nx
 
 from compiler.group import is_leaf, is_view, view_root
-from compiler.ir import Graph, Node
-from compiler.passes.clean import node_key
+from compiler.ir import Graph, Node, node_key
 
 
 def hoist(graphs: Mapping[str, Graph]) -> Graph | None:

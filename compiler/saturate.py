@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from compiler.build import Builder, Value
 from compiler.group import is_leaf
-from compiler.ir import Graph, Node, Origin
-from compiler.passes.clean import node_key
+from compiler.ir import Graph, Node, Origin, node_key
+
 
 class Cycle(Exception):
     """A choice in which a value needs itself."""

@@ -14,10 +14,10 @@ from compiler.cost import Machine
 from compiler.dims import Dim
 from compiler.group import group, is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
+from compiler.kernels import choose_kernels
 from compiler.lifetimes import ARENA, lifetimes, storages
 from compiler.memory import Lifetime, plan
 from compiler.ops import REGISTRY, namespace
-from compiler.passes.fuse_elementwise import choose_kernels
 from compiler.views import Place
 
 COUNTS = ("nodes", "kernels", "flops", "bytes", "arena_bytes", "predicted_ms")
@@ -43,7 +43,7 @@ class Work:
         return machine.time(flops, bytes)
 
 
-def with_kernels(graph: Graph) -> Graph:
+def apart(graph: Graph) -> Graph:
     """A graph of primitives that says which of them share a kernel; where none are chosen yet, each op is one."""
     return graph if graph.kernels is not None else choose_kernels(graph.copy(), fuse=False)
 
@@ -53,7 +53,7 @@ def kernels(graph: Graph) -> list[list[str]]:
 
     Concats and slices that are places in memory belong to none, and neither do views and leaves.
     """
-    return [launch.nodes for launch in with_kernels(graph).kernels]
+    return [launch.nodes for launch in apart(graph).kernels]
 
 
 def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
@@ -62,7 +62,7 @@ def tally(graph: Graph, machine: Machine, batch: int) -> dict[str, float]:
     nodes: operations, leaves apart. bytes: for each kernel the unique bytes of its tensors, weights included.
     arena_bytes: what the tensors between kernels share, without what kernels need for themselves.
     """
-    graph = with_kernels(graph)
+    graph = apart(graph)
     storage = storages(graph)
     works = [work(graph, launch.nodes, storage) for launch in graph.kernels]
     return _total(graph, works, lifetimes(graph), machine, batch)

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler import dims, scalar
 from compiler.dims import Dim
 from compiler.group import Group, Launch
-from compiler.ir import DTYPES, Graph, Node, TensorType
+from compiler.ir import DTYPES, Graph, Node
 from compiler.layout import PLAIN, Layout
 from compiler.ops import REGISTRY, Operand, namespace
 from compiler.schedule.kernel import Kernel

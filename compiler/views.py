@@ -13,7 +13,6 @@ from compiler.dims import Dim
 from compiler.group import is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
 from compiler.layout import PLAIN
-from compiler.passes.base import Rewrite, layers
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class Place:
 
 def place_concats(graph: Graph) -> set[str]:
     """Places operands of concats, drops the kernels of these, and returns their names."""
-    kernels, free = _alone(graph), set()
+    kernels, free = alone(graph), set()
     for node in reversed(graph.sorted()):
-        if node.op == "concat" and node.name in kernels and not any(_unplaceable(graph, node, i) for i in node.inputs):
+        if node.op == "concat" and node.name in kernels and not any(unplaceable(graph, node, i) for i in node.inputs):
             base = graph.places.get(node.name, Place(node.name, (0,) * node.type.rank))
             start: Dim = 0
             for operand in node.inputs:
@@ -41,9 +40,9 @@ def place_concats(graph: Graph) -> set[str]:
 
 def place_slices(graph: Graph) -> set[str]:
     """Places slices in what they are of, drops their kernels, and returns their names."""
-    kernels, free = _alone(graph), set()
+    kernels, free = alone(graph), set()
     for node in graph.sorted():
-        if node.op == "slice" and node.name in kernels and not _unreadable(graph, node):
+        if node.op == "slice" and node.name in kernels and not unreadable(graph, node):
             whole = node.inputs[0]
             base = graph.places.get(whole, Place(whole, (0,) * node.type.rank))
             graph.places[node.name] = Place(base.root, _moved(base.starts, node.attrs["axis"], node.attrs["start"]))
@@ -52,22 +51,7 @@ def place_slices(graph: Graph) -> set[str]:
     return free
 
 
-def report(graph: Graph, op: str, free: set[str]) -> list[Rewrite]:
-    """What became of all nodes of an op, those in `free` having become places."""
-    why = {node.name: _why(graph, node) for node in graph.nodes() if node.op == op and node.name not in free}
-    kernels = _alone(graph)
-    return [Rewrite(f"{name} is a place in memory", layers(graph[name])) for name in sorted(free)] + [
-        Rewrite(f"{name} stays a copy", layers(graph[name]), taken=False, why=why[name])
-        for name in sorted(why) if name in kernels]
-
-
-def _why(graph: Graph, node: Node) -> str:
-    if node.op == "slice":
-        return _unreadable(graph, node)
-    return next((f"{i} {why}" for i in node.inputs if (why := _unplaceable(graph, node, i))), "")
-
-
-def _alone(graph: Graph) -> set[str]:
+def alone(graph: Graph) -> set[str]:
     """The nodes that are a kernel by themselves."""
     return {launch.nodes[0] for launch in graph.kernels if len(launch.nodes) == 1}
 
@@ -80,7 +64,7 @@ def _moved(starts: tuple[Dim, ...], axis: int, by: Dim) -> tuple[Dim, ...]:
     return tuple(start + by if at == axis else start for at, start in enumerate(starts))
 
 
-def _unplaceable(graph: Graph, concat: Node, operand: str) -> str:
+def unplaceable(graph: Graph, concat: Node, operand: str) -> str:
     """Why the kernel that makes `operand` cannot write it into `concat`; empty where it can."""
     node = graph[operand]
     reasons = {
@@ -95,7 +79,7 @@ def _unplaceable(graph: Graph, concat: Node, operand: str) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _unreadable(graph: Graph, node: Node) -> str:
+def unreadable(graph: Graph, node: Node) -> str:
     """Why readers of a slice cannot read the whole instead; empty where they can."""
     whole = node.inputs[0]
     reasons = {

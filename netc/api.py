@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from runtime.errors import NetcError
 
 if TYPE_CHECKING:
-    import numpy as np
 
     from compiler.c_entry import Deployed
     from compiler.elaborate import Program

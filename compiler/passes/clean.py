@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
 from compiler.group import is_leaf
-from compiler.ir import DTYPES, Graph, Node, unite
+from compiler.ir import DTYPES, Graph, Node, node_key, unite
 from compiler.ops import REGISTRY, namespace
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 
@@ -139,13 +138,3 @@ def _common(graph: Graph, node: Node) -> tuple[str, str] | None:
             return twin.name, f"{node.op} is computed once instead of twice"
     return None
 
-
-def node_key(node: Node) -> Hashable:
-    """Equal for nodes that compute the same of the same operands."""
-    return node.op, node.inputs, node.type, tuple(sorted((k, _frozen(v)) for k, v in node.attrs.items()))
-
-
-def _frozen(value: Any) -> Hashable:
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    return tuple(map(_frozen, value)) if isinstance(value, (tuple, list)) else value

@@ -17,11 +17,11 @@ from compiler.autodiff import differentiate, is_trainable
 from compiler.build import Builder
 from compiler.group import is_leaf
 from compiler.ir import DTYPES, Graph, Node, unite
+from compiler.kernels import with_kernels
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 from compiler.passes.concat_gradients import concat_gradients
 from compiler.passes.expand import expand
-from compiler.passes.fuse_elementwise import with_kernels
 
 
 @graph_pass("merge_sibling_convs")

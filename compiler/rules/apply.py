@@ -11,11 +11,10 @@ from compiler import flat
 from compiler.autodiff import differentiate
 from compiler.build import Builder
 from compiler.elaborate.report import Failed, Report
-from compiler.ir import Graph, Node
+from compiler.ir import Graph, Node, attrs_key
+from compiler.kernels import with_kernels
 from compiler.passes.base import Context, Rewrite, layers
-from compiler.passes.clean import node_key
 from compiler.passes.expand import expand
-from compiler.passes.fuse_elementwise import with_kernels
 from compiler.rules.match import Match, matches
 from compiler.rules.replace import Replacement, put, replacement
 from compiler.rules.rule import Rule
@@ -184,7 +183,7 @@ def _leaf(node: Node, weight: bool, training: bool) -> Node:
 def _shape(graph: Graph) -> Hashable:
     """Equal for graphs that differ in names only."""
     numbers = {node.name: i for i, node in enumerate(graph.sorted())}
-    nodes = tuple((node.op, tuple(numbers[i] for i in node.inputs), node.type, node_key(node)[3]
+    nodes = tuple((node.op, tuple(numbers[i] for i in node.inputs), node.type, attrs_key(node)
                    if node.op not in ("parameter", "constant", "input") else ()) for node in graph.sorted())
     return nodes, tuple(numbers[name] for name in graph.outputs.values())
 

@@ -11,8 +11,7 @@ import numpy as np
 from compiler.elaborate.report import Failed, Report
 from compiler.elaborate.values import Typed, show
 from compiler.interpret import relative_error, run
-from compiler.ir import Graph
-from compiler.passes.clean import node_key
+from compiler.ir import Graph, attrs_key
 from compiler.rules.instances import Instance, instances
 from compiler.rules.match import Zero, matches
 from compiler.rules.replace import put, replacement
@@ -210,8 +209,8 @@ def form(graph: Graph) -> Hashable:
     numbers: dict[str, Any] = {}
     known: dict[Hashable, int] = {}
     for node in graph.sorted():
-        key = (node.op, tuple(numbers[i] for i in node.inputs), node_key(node)[3] if node.inputs else
-               node.name if node.op != "constant" else node_key(node)[3])
+        key = (node.op, tuple(numbers[i] for i in node.inputs), attrs_key(node) if node.inputs else
+               node.name if node.op != "constant" else attrs_key(node))
         numbers[node.name] = known.setdefault(key, len(known))
     wanted = tuple(numbers[name] for name in graph.outputs.values())
     by_number = {number: key for key, number in known.items()}

@@ -10,12 +10,12 @@ import numpy as np
 
 from compiler.build import Builder
 from compiler.elaborate.apply import default_of
-from compiler.elaborate.expressions import AXES, wrap, words_of
+from compiler.elaborate.expressions import AXES, words_of, wrap
 from compiler.elaborate.report import Failed, Report
 from compiler.elaborate.values import Typed, ValueProblem
 from compiler.ir import DTYPES, Graph, Node, TensorType
 from compiler.ops import Arg, Op, OpError, namespace
-from compiler.rules.arguments import OPTIONAL, WEIGHTS, complete, from_weights, parameters, values
+from compiler.rules.arguments import OPTIONAL, WEIGHTS, complete, from_weights, values
 from compiler.rules.match import Match, matches, scope, structural
 from compiler.rules.rule import ANY_TYPE, Call, Pattern, Rule, Scalar, Variable, names_of
 from dsl import tree

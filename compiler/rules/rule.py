@@ -361,7 +361,7 @@ class Compiler:
                     hint = did_you_mean(name, [*known, *words]) or \
                         f"name it in the first line: `rule {self.part.name}({name}: …)`, and use it in the pattern"
                     self.fail("E0201", f"there is no `{name}` here", part.span, hint)
-            case tree.Call(callee=callee):
+            case tree.Call():
                 self.arguments(part, known)
             case tree.Pipe(head=head, stages=stages):
                 self.names(head, known, words)

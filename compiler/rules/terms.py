@@ -14,7 +14,7 @@ from compiler.elaborate.arguments import TENSORS, Binder, Bound, Callee
 from compiler.elaborate.body import Body, Place, Session
 from compiler.elaborate.files import BlockRef, Unit
 from compiler.elaborate.report import Report
-from compiler.elaborate.values import LayerObject, Results, Tensor, Typed, binary, describe, show
+from compiler.elaborate.values import LayerObject, Results, Tensor, Typed, describe, show
 from compiler.ir import Graph, Node, Origin
 from compiler.ops import Op, OpError, namespace
 from compiler.rules.arguments import OPTIONAL, WEIGHTS, complete, from_weights, parameters

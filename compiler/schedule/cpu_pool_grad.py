@@ -23,7 +23,7 @@ NS_PER_TAP = 0.1  # and element
 
 def emit_max_pool_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     """Emits `max_pool_grad`; False (and nothing emitted) where this template does not apply."""
-    a, (g, index) = kernel.a, kernel.operands
+    a, g = kernel.a, kernel.operands[0]
     sizes = [*known(kernel.shape), *known(g.shape)]
     if g.dtype != "float32" or not all(sizes) or len(kernel.shape) not in (3, 4):
         return False

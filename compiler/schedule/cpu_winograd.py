@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -225,30 +224,24 @@ class _Winograd:
         with T.serial(0, i64(e)) as ey:
             if weights:
                 weights.transform(slot, group, size, ey)
-            self._row(slot, v, products, most, count, group, size, tiles, weights, u, ey)
+            with T.serial(0, i64(e)) as ex:
+                point = bound(ey * e + ex)
 
-    def _row(self, slot: Any, v: Any, products: Any, most: int, count: Any, group: Any, size: int, tiles: Tiling,
-             weights: _Weights | None, u: Any, ey: Any) -> None:
-        """The products of a row of points."""
-        lanes, e = self.cpu.lanes, self.e
+                def weight(step: Any, j: Any, lane: Any) -> Any:
+                    channel = step[0] * lanes + step[1]
+                    return weights.at(slot, ex, j, channel, lane) if weights else u[group + j, channel, ey, ex, lane]
 
-        def weight(step: Any, j: Any, lane: Any, ex: Any) -> Any:
-            channel = step[0] * lanes + step[1]
-            return weights.at(slot, ex, j, channel, lane) if weights else u[group + j, channel, ey, ex, lane]
-
-        with T.serial(0, i64(e)) as ex:
-            point = bound(ey * e + ex)
-            for run in tiles.rows[size]:
-                # Pieces that begin before `count`.
-                bounds = (None, None) if isinstance(count, int) else (
-                    i64(0), tirx.floordiv(count - run.first + (run.size - 1), i64(run.size)))
-                with ranged(run, *bounds) as start:
-                    ahead = [] if weights else self._ahead(u, group, size, run, start, most, ey, ex)
-                    self._product(slot, v, products, most, size, run, start, point, lanes,
-                                  lambda step, j, lane: weight(step, j, lane, ex), ahead)
+                for run in tiles.rows[size]:
+                    # Pieces that begin before `count`.
+                    bounds = (None, None) if isinstance(count, int) else (
+                        i64(0), tirx.floordiv(count - run.first + (run.size - 1), i64(run.size)))
+                    with ranged(run, *bounds) as start:
+                        ahead = [] if weights else self._ahead(u, group, size, run, start, most, ey, ex)
+                        self._product(slot, v, products, most, size, run, start, point, weight, ahead)
 
     def _product(self, slot: Any, v: Any, products: Any, most: int, size: int, run: Run, start: Any, at: Any,
-                 lanes: int, weight: Callable[[Any, Any, Any], Any], ahead: list[Callable]) -> None:
+                 weight: Callable[[Any, Any, Any], Any], ahead: list[Callable]) -> None:
+        lanes = self.cpu.lanes
         sums = register_tile(
             lanes, run.size, size, lambda j, lane: tirx.const(0.0, "float32"), (self.blocks, lanes),
             lambda step, i: v[slot, at, (step[0] * most + start + i) * lanes + step[1]],

@@ -75,7 +75,7 @@ def _graph(history: History, graph: Graph, nodes: dict[str, int]) -> dict[str, A
     batch, machine = history.options.batch, MACHINES[history.options.machine]
     shown = [node for node in graph.sorted() if drawn(node)]
     place = {node.name: i for i, node in enumerate(shown)}
-    chosen = tally.with_kernels(graph)
+    chosen = tally.apart(graph)
     storage = storages(chosen)
     home = blocks(graph)
     results = {name: f"{word} {key}" for word, table in (("output", graph.outputs), ("loss", graph.losses), (

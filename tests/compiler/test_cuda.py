@@ -14,7 +14,7 @@ import pytest
 from compiler import cuda, dims, lower
 from compiler.build import Builder
 from compiler.ir import Graph, Node, TensorType
-from compiler.passes.fuse_elementwise import with_kernels
+from compiler.kernels import with_kernels
 from compiler.schedule.cuda import emit
 from runtime import cuda as loading
 from runtime.errors import NetcError

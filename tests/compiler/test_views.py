@@ -7,7 +7,7 @@ from compiler.build import Builder
 from compiler.dims import symbol
 from compiler.interpret import run as interpret
 from compiler.ir import Graph, Node, TensorType
-from compiler.passes.fuse_elementwise import with_kernels
+from compiler.kernels import with_kernels
 from tests.compiler.harness import executable
 
 N = symbol("N")

@@ -13,7 +13,6 @@ import netc
 from netc import NetcError
 from runtime import native
 from runtime.arrays import address, aligned
-from runtime.execute import Executable
 
 ROOT = Path(__file__).parent.parent.parent
 X = np.zeros((2, 4), "f4")

@@ -15,8 +15,8 @@ from compiler.cost import MACHINES, seconds
 from compiler.dims import symbol
 from compiler.interpret import relative_error, run
 from compiler.ir import Graph, Origin, TensorType
+from compiler.kernels import with_kernels
 from compiler.passes.base import Context, Rewrite
-from compiler.passes.fuse_elementwise import with_kernels
 from compiler.passes.merge_sibling_convs import merge_sibling_convs
 from compiler.verify import BrokenGraph, verify
 from tests.compiler.ops.table import call

@@ -32,7 +32,9 @@ from compiler.views import Place
 from runtime.errors import NetcError
 
 TABLES = {"output": "outputs", "loss": "losses", "metric": "metrics", "update": "updates", "gradient": "gradients"}
-LINE = re.compile(r"%(?P<name>\S+) = (?P<op>\w+)\((?P<inputs>[^)]*)\) (?P<attrs>\{.*\}) : (?P<type>\w+\[[^\]]*\]) @ (?P<origins>\[.*\])")
+LINE = re.compile(r"%(?P<name>\S+) = (?P<op>\w+)\((?P<inputs>[^)]*)\) (?P<attrs>\{.*\}) : (?P<type>\w+\[[^\]]*\])"
+                  r" @ (?P<origins>\[.*\])")
+WRITTEN = "give a text that `netc show --ir` or `netc opt --dump-dir` wrote, whole"
 RESULT = re.compile(rf"({'|'.join(TABLES)}) (\S+) = %(\S+)")
 WHERE = re.compile(r"(place|layout) %(\S+) = (\{.*\})")
 
@@ -76,11 +78,10 @@ def from_text(text: str, where: str = "the IR text") -> Graph:
             elif line not in ("", "}") and not line.startswith("#"):
                 raise ValueError("it is no node and no result")
         except (ValueError, KeyError, TypeError) as problem:
-            raise NetcError("E0620", f"cannot read the IR: {problem}", "give a text printed by `netc show --ir`",
-                            f"{where}:{number}") from problem
+            raise NetcError("E0620", f"cannot read the IR: {problem}", WRITTEN, f"{where}:{number}") from problem
     if graph is None:
         raise NetcError("E0620", "cannot read the IR: there is no `graph NAME {` line",
-                        "give a text printed by `netc show --ir`", where)
+                        WRITTEN, where)
     return graph
 
 

@@ -34,6 +34,8 @@ from runtime.errors import NetcError
 def command(net: str, as_json: bool, mode: str | None, html: str | None, svg: str | None, program: str, target: str,
             after: str | None, no_code: bool, batch: int, settings: tuple[str, ...]) -> int:
     """Show a net: a line a layer (output shape, parameters, MACs, bytes) and totals; or as a graph, pass by pass."""
+    if after and not svg:
+        raise click.UsageError("--after says which graph --svg draws: give --svg FILE too")
     loaded = load_net(net, settings)
     if mode:
         from compiler import programs

@@ -116,6 +116,7 @@ WRONG = """
     run tiny.netb --input x=complex.npy                 1 E0613
     run tiny.netb --input x=text.npy                    1 E0613
     run tiny.netb --input y=x.npy                       1 E0612
+    show tiny.net --after clean                         2 E0454
     run tiny.netb --input x=x.npy --input z=x.npy       1 E0612
     run tiny.netb --input x=x.npy --output q=q.npy      1 E0617
     run tiny.netb --input x=x.npy --output p=folder.net 1 E0605

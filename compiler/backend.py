@@ -10,6 +10,7 @@ import tvm
 
 from compiler import cache, codegen
 from compiler.cost import MACHINES
+from compiler.gpus import GPUS, USUAL, nearest
 from compiler.programs import Options
 from compiler.schedule import cpu
 from compiler.target import parse_cpu, required_features
@@ -52,8 +53,9 @@ class CudaBackend:
         self.archs = [a.strip() for a in archs.split(",")]
 
     def options(self, batch: int) -> Options:
-        """How programs are optimized for this target: its first architecture that has a cost table decides."""
-        return Options(next((arch for arch in self.archs if arch in MACHINES), "sm_80"), batch)
+        """How programs are optimized for this target: its first architecture decides."""
+        gpu = next(filter(None, map(nearest, self.archs)), GPUS[USUAL])
+        return Options(gpu.arch, batch)
 
     def emit(self, kernels: Sequence[Any], batch: int) -> None:
         from compiler.schedule import cuda

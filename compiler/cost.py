@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from compiler import dims
+from compiler.gpus import GPUS
 from compiler.group import is_leaf, is_view
 from compiler.ir import Graph, Node
 from compiler.layout import PLAIN
@@ -64,13 +65,12 @@ def _row(node: Node) -> bool:
 
 _STAGED = frozenset({("max_pool", "conv"), ("avg_pool", "conv"), ("conv", "max_pool"), ("conv", "avg_pool"), ("conv", "conv")})
 
-# One core of an x86 server with AVX2 (Zen 3, 3 GHz) at the rates our kernels reach, docs/performance.md; data sheets for the
-# GPUs (A100 SXM 40 GB, H100 SXM).
+# One core of an x86 server with AVX2 (Zen 3, 3 GHz) at the rates our kernels reach, docs/performance.md; GPUs as their table
+# has them.
 MACHINES = {
     "cpu": Machine(9e10, 2.2e10, 1e-7, near=3.5e10, few=8 << 20, staged=_STAGED, together=_blocked, native=_row,
                    pairs=frozenset({("max_pool", "max_pool_index"), ("conv_weight_grad", "sum")})),
-    "sm_80": Machine(1.95e13, 1.555e12, 4e-6, together=_threads),
-    "sm_90": Machine(6.7e13, 3.35e12, 4e-6, together=_threads),
+    **{arch: Machine(gpu.flops, gpu.bandwidth, gpu.launch, together=_threads) for arch, gpu in GPUS.items()},
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from compiler import programs, tally
 from compiler.cost import MACHINES
+from compiler.gpus import GPUS, USUAL, nearest
 from compiler.ir import Graph
 from compiler.passes import pipeline
 from compiler.passes.expand import expand
@@ -81,7 +82,7 @@ class History:
 
 
 def options(target: str, batch: int, **others: Any) -> programs.Options:
-    """How programs are optimized for a target's text (`cuda` alone is the first GPU of the cost tables); others: fields of
+    """How programs are optimized for a target's text (`cuda` alone is the usual GPU of the cost tables); others: fields of
     Options. Raises NetcError E0412, E0701."""
     kind, _, name = target.strip().partition(":")
     if kind == "cpu":
@@ -90,11 +91,10 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
         return programs.Options("cpu", batch, block=parse_cpu(target.strip()).lanes, **others)
     if kind != "cuda":
         raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
-    tables = [machine for machine in MACHINES if machine.startswith("sm_")]
-    if name not in ("", *tables):
-        known = " and ".join(f"cuda:{machine}" for machine in tables)
-        raise NetcError("E0412", f"there is no cost table for `{target}`", f"there are tables for cpu, {known}")
-    return programs.Options(name or tables[0], batch, **others)
+    gpu = nearest(name or USUAL)
+    if gpu is None:
+        raise NetcError("E0412", f"there is no cost table for `{target}`", f"there are tables for cpu and cuda:{', '.join(GPUS)}")
+    return programs.Options(gpu.arch, batch, **others)
 
 
 def of_net(loaded: Any, program: str, options: programs.Options) -> History:

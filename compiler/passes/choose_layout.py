@@ -14,7 +14,7 @@ from compiler.ir import Graph, Node
 from compiler.layout import Layout
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
-from compiler.passes.price import fixed
+from compiler.passes.price import all_fixed
 
 CONVS = ("conv", "winograd_conv")
 FOLLOW = ("max_pool", "avg_pool", "concat", "slice", "channel_sum")  # besides what is element-wise
@@ -27,8 +27,9 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
         return []
     if not context.packed:
         return [Rewrite("channels stay apart", (), taken=False, why="weights change while this is used")]
-    blocked = _blocked(graph, context.block)
-    convs = [node for node in graph.sorted() if _may_pack(graph, node, context.block)]
+    fixed = all_fixed(graph)
+    blocked = _blocked(graph, context.block, fixed)
+    convs = [node for node in graph.sorted() if _may_pack(graph, node, context.block, fixed)]
     if not convs:
         return []
     gain = sum(context.seconds(graph, [conv]) * _waste(conv, context.block) for conv in convs)
@@ -40,29 +41,33 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
                     "together", layers(*convs), True, gain)]
 
 
-def _blocked(graph: Graph, block: int) -> list[str]:
+def _blocked(graph: Graph, block: int, fixed: set[str]) -> list[str]:
     """The nodes whose channels are kept together, in order."""
-    chosen = {node.name for node in graph.sorted() if _may(graph, node, block)}
-    while True:
-        refused = {name for name in chosen if not _agrees(graph, graph[name], chosen)}
-        if not refused:
-            return [node.name for node in graph.sorted() if node.name in chosen]
-        chosen -= refused
+    order = [node for node in graph.sorted() if _may(graph, node, block, fixed)]
+    chosen = {node.name for node in order}
+    waiting = list(order)
+    while waiting:
+        node = waiting.pop()
+        if node.name in chosen and not _agrees(graph, node, chosen):
+            chosen.remove(node.name)  # which its neighbours may have counted on
+            waiting += graph.users(node.name)
+            waiting += [graph[i] for i in node.inputs]
+    return [node.name for node in order if node.name in chosen]
 
 
-def _may_pack(graph: Graph, node: Node, block: int) -> bool:
+def _may_pack(graph: Graph, node: Node, block: int, fixed: set[str]) -> bool:
     """Whether vectors of output channels suit a convolution, wherever its result goes."""
     shape = node.type.shape
     if node.op not in CONVS or node.type.rank != 4 or node.type.dtype != "f32" or not all(
-            isinstance(size, int) for size in shape[1:]) or shape[1] % block or fixed(graph, node.name):
+            isinstance(size, int) for size in shape[1:]) or shape[1] % block or node.name in fixed:
         return False
     if not _parts_fit(graph, node, block):
         return False
     if node.op == "winograd_conv":
         return True
     groups, channels = node.attrs["groups"], graph[node.inputs[0]].type.shape[1]
-    return (groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0) and fixed(
-        graph, node.inputs[1])
+    return (groups == 1 or groups == channels == shape[1] or (shape[1] // groups) % block == 0) \
+        and node.inputs[1] in fixed
 
 
 def _parts_fit(graph: Graph, conv: Node, block: int) -> bool:
@@ -79,19 +84,19 @@ def _parts_fit(graph: Graph, conv: Node, block: int) -> bool:
     return True
 
 
-def _may(graph: Graph, node: Node, block: int) -> bool:
+def _may(graph: Graph, node: Node, block: int, fixed: set[str]) -> bool:
     """Whether a node could have blocked channels, whatever the others have."""
     shape = node.type.shape
     if (is_leaf(node) or is_view(node) or node.type.rank != 4 or node.type.dtype != "f32"
             or not all(isinstance(size, int) for size in shape[1:]) or shape[1] % block or shape[2] * shape[3] == 1):
         return False
-    roots = {view_root(graph, name) for name in graph.results()}
-    if node.name in roots or any(is_view(user) for user in graph.users(node.name)) or fixed(graph, node.name):
+    if node.name in fixed or any(map(is_view, graph.users(node.name))) or any(
+            view_root(graph, name) == node.name for name in graph.results()):
         return False
     if node.op == "slice":
         return node.attrs["axis"] == 1 and node.attrs["start"] % block == 0
     if node.op in CONVS:
-        return _may_pack(graph, node, block)
+        return _may_pack(graph, node, block, fixed)
     return node.op in FOLLOW or REGISTRY[node.op].pointwise
 
 

@@ -36,6 +36,15 @@ def fixed(graph: Graph, name: str) -> bool:
     return True
 
 
+def all_fixed(graph: Graph) -> set[str]:
+    """The nodes that parameters and constants alone determine."""
+    found: set[str] = set()
+    for node in graph.sorted():
+        if node.op in ("parameter", "constant") or node.inputs and all(i in found for i in node.inputs):
+            found.add(node.name)
+    return found
+
+
 def become(graph: Graph, name: str, op: str, attrs: dict[str, Any], operands: list[Value], gone: list[str]) -> None:
     """Node `name` becomes an `op` of `operands` and takes over the origins of the nodes in `gone` (readers first), that
     nothing else reads and that are removed."""

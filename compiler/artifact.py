@@ -20,7 +20,7 @@ from compiler.ir import DTYPES, Graph
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
-from runtime.format import size
+from runtime.format import CONSTANTS, WEIGHTS, size
 
 VERSION = "0.1.0"
 
@@ -33,7 +33,7 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
     """
     manifest, members = code(program, target, **choices)
     given = initialize(program.graph, seed) if parameters is None else parameters
-    return manifest, {**members, weights.MEMBER: weights.fill(manifest, members[weights.MEMBER], given)}
+    return manifest, {**members, WEIGHTS: weights.fill(manifest, given)}
 
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
@@ -45,8 +45,11 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. Returns manifest and members, of the parameters the constants only.
+
+    Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, before anything takes long.
     """
     backend = choose(target)
+    backend.check()
     graphs, lowering, entries = _lower(program, names, backend, 
                                        replace(backend.options(batch), off=off, exact=exact, search=search), memory)
     slots = lowering.slots
@@ -54,8 +57,8 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
     members = backend.members(lowering.module, _layers(entries))
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
-    members[weights.MEMBER] = save({path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items()
-                                    if n.op == "constant"})
+    members[CONSTANTS] = save({path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items()
+                               if n.op == "constant"})
     for number, (name, text) in enumerate(program.sources):
         members[f"source/{number}-{os.path.basename(name)}"] = text.encode()
     for name, graph in graphs.items():

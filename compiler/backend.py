@@ -23,6 +23,9 @@ class CpuBackend:
     def __init__(self, target: str):
         self.cpu = parse_cpu(target)
 
+    def check(self) -> None:
+        """Whatever is missing here to compile for this target."""
+
     def options(self, batch: int) -> Options:
         """How programs are optimized for this target."""
         return Options("cpu", batch, block=self.cpu.lanes)
@@ -51,6 +54,14 @@ class CudaBackend:
         if not archs:
             raise NetcError("E0702", "a CUDA target names its architectures", "write e.g. --target cuda:sm_80,sm_90")
         self.archs = [a.strip() for a in archs.split(",")]
+
+    def check(self) -> None:
+        """Raises NetcError E0710 where there is no CUDA compiler, E0711 for an architecture that it does not know."""
+        if self.archs:
+            from compiler import cuda
+            compiler = cuda.find_compiler()
+            for arch in self.archs:
+                cuda.check_arch(arch, compiler)
 
     def options(self, batch: int) -> Options:
         """How programs are optimized for this target: its first architecture decides."""

@@ -51,6 +51,22 @@ CPUS = {
 VECTOR_FEATURES = {"avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_bf16"}
 
 
+def halves(text: str) -> list[str]:
+    """The targets that an artifact for `text` holds code for, at most one of each kind, that of a GPU first.
+
+    `cuda:sm_80+cpu:generic` names both. A GPU alone brings the code of this machine's CPU, for machines without a GPU.
+    Raises TargetError E0704 where it names two of a kind.
+    """
+    named = [part.strip() for part in text.split("+")]
+    kinds = [part.partition(":")[0].removesuffix("-emulator") for part in named]
+    if len(set(kinds)) < len(kinds):
+        raise TargetError("E0704", f"the target `{text}` names two of a kind",
+                          "write one CPU and one list of GPUs, e.g. --target cuda:sm_80,sm_90+cpu:x86-64-v3")
+    if kinds == ["cuda"] and ":" in text:
+        named.append("cpu")
+    return sorted(named, key=lambda part: part.startswith("cpu"))
+
+
 def parse_cpu(text: str) -> Cpu:
     """The target named `cpu` (this machine) or `cpu:NAME` with a key of CPUS. Raises TargetError E0701."""
     kind, _, name = text.strip().partition(":")

@@ -1,5 +1,5 @@
-"""What an artifact stores of its parameters: weights, running statistics and constants. Optimizer state starts at zero, and
-what is packed is made when the artifact is loaded."""
+"""What an artifact stores of its parameters: weights and running statistics, the user's way. Optimizer state starts at zero,
+what is packed is made when the artifact is loaded, and constants of the compiler's are a member of their own."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from runtime.errors import NetcError
 
-MEMBER = "parameters.safetensors"
 
-
-def fill(manifest: Mapping[str, Any], constants: bytes, given: Mapping[str, np.ndarray]) -> bytes:
-    """The member of a manifest's parameters. constants: the member with the constants alone; given: arrays by path, of which
-    those that the net has no use for are left out. Raises NetcError E0610 where one is missing or of another shape."""
-    values = load(constants)
-    for entry in manifest["parameters"]:
+def fill(manifest: Mapping[str, Any], given: Mapping[str, np.ndarray]) -> bytes:
+    """The member with the weights of all halves of an artifact. given: arrays by path, of which those that the net has no use
+    for are left out. Raises NetcError E0610 where one is missing or of another shape."""
+    values = {}
+    for entry in (e for half in (manifest, *manifest.get("halves", {}).values()) for e in half["parameters"]):
         if entry["kind"] not in ("weight", "state"):
             continue
         value, shape = given.get(entry["path"]), entry["shape"]

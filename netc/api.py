@@ -51,11 +51,12 @@ class Net:
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
               **how: Any) -> Artifact:
         """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all
-        programs). how: off, passes of the optimizer to leave out; memory, bytes that intermediate tensors may take at the
+        programs). target: as `netc compile --target` takes it; GPUs bring the code of this CPU. how: off, passes of the optimizer to leave out; memory, bytes that intermediate tensors may take at the
         design batch (NetcError E0414 where that is too little); exact, True for no algorithm that rounds otherwise than a
         direct sum; search, seconds to look for an order of rewrites in."""
+        from compiler.target import halves
         from netc import kept
-        return kept.build(self.program, target, choices(mode, batch, **how), params, seed)
+        return kept.build(self.program, halves(target), choices(mode, batch, **how), params, seed)
 
     def emit_c(self, folder: str | os.PathLike, target: str = "cpu", params: Any = None, seed: int = 0,
                batch: int = 1, **how: Any) -> Deployed:
@@ -65,7 +66,7 @@ class Net:
         """
         from compiler import c_entry
         from runtime.execute import Executable
-        if target.partition(":")[0] == "cuda":
+        if "cuda" in target:
             raise NetcError("E0732", f"a C library holds code for a CPU, not for `{target}`",
                             "leave --target away, or write e.g. --target cpu:x86-64-v3")
         c_entry.compiler()  # asked for before anything takes long
@@ -73,12 +74,17 @@ class Net:
         parameters = Executable(artifact).parameters.block
         return c_entry.write(folder, artifact, parameters.read(0, artifact.manifest["parameter_bytes"]))
 
-    def compile(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
-                **how: Any) -> Executable:
-        """Compiles and loads. params: a .safetensors file or arrays by path; without, a seeded initialization. how: see
-        `build`."""
+    def compile(self, mode: str = "run", target: str | None = None, params: Any = None, seed: int = 0, batch: int = 1,
+                device: str | None = None, **how: Any) -> Executable:
+        """Compiles and loads. target: cpu by default, or what `device` needs (cpu, cuda, cuda-emulator, or auto: a GPU if there
+        is one). params: a .safetensors file or arrays by path; without, a seeded initialization. how: see `build`.
+
+        Raises NetcError E0703 for an unknown device, E0720 where there is no GPU."""
+        from netc import kept
         from runtime.execute import Executable
-        return Executable(self.build(mode, target, params, seed, batch, **how))
+        target = target or target_of(device or "cpu")
+        built = kept.build(self.program, [target], choices(mode, batch, **how), params, seed)
+        return Executable(built, device or "auto")
 
 
 def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, net: str | None = None,
@@ -93,10 +99,20 @@ def load(path: str | os.PathLike, *, settings: Mapping[str, Any] | None = None, 
     return Net(elaborate(Path(path), settings=texts, net=net, train=train, data=data), os.fspath(path))
 
 
-def load_artifact(path: str | os.PathLike) -> Executable:
-    """Loads a compiled `.netb`."""
+def load_artifact(path: str | os.PathLike, device: str = "auto") -> Executable:
+    """Loads a compiled `.netb`. device: cpu, cuda, cuda-emulator, or auto: a GPU if there is one and code for it."""
     from runtime.execute import Executable
-    return Executable.load(path)
+    return Executable.load(path, device)
+
+
+def target_of(device: str) -> str:
+    """What to compile for, to run here at once on a device. Raises NetcError E0703 (no such device), E0720 (no GPU)."""
+    from runtime import cuda, devices
+    if device not in devices.NAMES:
+        raise NetcError("E0703", f"there is no device `{device}`", f"known are {', '.join(devices.NAMES)}")
+    if device == devices.CUDA or device == devices.AUTO and cuda.present():
+        return f"cuda:{cuda.gpu_arch([])}"
+    return devices.CPU if device == devices.AUTO else device
 
 
 def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: bool = False, **choices: Any):

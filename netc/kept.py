@@ -19,34 +19,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compiler import cache
-from runtime.format import Artifact
+from runtime.format import WEIGHTS, Artifact, join
 
 if TYPE_CHECKING:
     from compiler.elaborate import Program
 
-WEIGHTS = "parameters.safetensors"
 
-
-def build(program: Program, target: str, choices: Mapping[str, Any], params: Any, seed: int) -> Artifact:
-    """The artifact of a program. choices: what `compiler.artifact.code` takes; params: a file, arrays by path, or None."""
+def build(program: Program, targets: Sequence[str], choices: Mapping[str, Any], params: Any, seed: int) -> Artifact:
+    """The artifact of a program. targets: of each half of it (`compiler.target.halves`); choices: what `compiler.artifact.code`
+    takes; params: a file, arrays by path, or None."""
     from compiler import artifact
     from compiler.initialize import initialize
-    store, name = cache.default(), key(program, target, choices)
-    found = _code(store, name)
-    if found is None:
-        found = artifact.code(program, target, **choices)
-        if name is not None:
-            store.put(name, _packed(*found))
+    store = cache.default()
+    found = join([_half(store, program, target, choices) for target in targets])
+    name = key(program, targets[0], choices) if len(targets) == 1 else None
     made = _with_parameters(store, name, found, params, seed)
     if made is None:
-        manifest, members = found
-        data = artifact.weights.fill(manifest, members[WEIGHTS], initialize(program.graph, seed))
+        data = artifact.weights.fill(found[0], initialize(program.graph, seed))
         if name is not None:
             store.put(_seeded(name, seed), data)
         made = _artifact(found, data, None)
     if name is not None:
         store.trim()
     return made
+
+
+def _half(store: cache.Cache, program: Program, target: str, choices: Mapping[str, Any]) -> tuple[dict, dict]:
+    """The code of a program for one kind of device."""
+    from compiler import artifact
+    name = key(program, target, choices)
+    found = _code(store, name)
+    if found is None:
+        found = artifact.code(program, target, **choices)
+        if name is not None:
+            store.put(name, _packed(*found))
+    return found
 
 
 def recall(asked: str | None, params: Any, seed: int) -> Artifact | None:
@@ -72,7 +79,7 @@ def request(place: Path, settings: Sequence[str], target: str, **choices: Any) -
     """The name of a request to compile what stands in a file; None where its files cannot be read without the parser, or
     the target is none whose compiler is netc's own."""
     from compiler.imports import files
-    held = files(place) if target.startswith("cpu") and cache.default().folder is not None else None
+    held = files(place) if _ours(target) and cache.default().folder is not None else None
     if held is None:
         return None
     texts = [part for name, data in sorted(held.items()) for part in (name, data)]
@@ -86,12 +93,17 @@ def key(program: Program, target: str, choices: Mapping[str, Any]) -> str | None
     from compiler.passes.base import PASSES
     from compiler.text import to_text
     makers = {*(type(op).__module__ for op in REGISTRY.values()), *(p.run.__module__ for p in PASSES.values())}
-    if not target.startswith("cpu") or not all(m.startswith("compiler.") for m in makers) or cache.default().folder is None:
+    if not _ours(target) or not all(m.startswith("compiler.") for m in makers) or cache.default().folder is None:
         return None
     rest = repr([(f.name, getattr(program, f.name)) for f in fields(program) if f.name not in ("graph", "warnings")])
     asked = json.dumps([pipeline.LAYERS, pipeline.PRIMITIVES, pipeline.KERNELS,
                         {k: sorted(v) if isinstance(v, (set, frozenset, tuple)) else v for k, v in choices.items()}], sort_keys=True)
     return cache.key("code", _here(), to_text(program.graph), rest, target, asked)
+
+
+def _ours(target: str) -> bool:
+    """Whether no compiler but netc's own has a hand in code for a target."""
+    return target.startswith("cpu") and "+" not in target
 
 
 def _code(store: cache.Cache, name: str | None) -> tuple[dict[str, Any], dict[str, bytes]] | None:
@@ -120,7 +132,7 @@ def _with_parameters(store: cache.Cache, name: str | None, found: tuple[dict, di
         return _artifact(found, data, None) if data is not None else None
     from compiler import weights
     values, class_names = read_parameters(params)
-    return _artifact(found, weights.fill(found[0], found[1][WEIGHTS], values), class_names)
+    return _artifact(found, weights.fill(found[0], values), class_names)
 
 
 def _artifact(found: tuple[dict, dict], data: bytes, class_names: list[str] | None) -> Artifact:

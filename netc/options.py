@@ -26,10 +26,10 @@ CHECK = click.option("--check", is_flag=True, expose_value=False,
                      help="With --device cuda-emulator: check each access of a kernel to memory, and its barriers.")
 
 
-def device(*names: str, default: str, help: str):
-    """The option --device. See `target_of`."""
-    return click.option("--device", type=click.Choice([*names, "cuda-emulator"]), default=default, show_default=True,
-                        is_eager=True, help=help)
+def device(help: str, default: str = "auto"):
+    """The option --device."""
+    return click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "cuda-emulator"]), default=default,
+                        show_default=True, is_eager=True, help=help)
 
 
 def _check_accesses(context: click.Context, value: bool) -> None:
@@ -37,14 +37,6 @@ def _check_accesses(context: click.Context, value: bool) -> None:
         if context.params.get("device") != "cuda-emulator":
             raise click.UsageError("--check needs --device cuda-emulator.")
         os.environ["NETC_EMULATOR_CHECK"] = "1"
-
-
-def target_of(device: str) -> str:
-    """What to compile for, to run on a device: cpu, cuda (the GPU here) or cuda-emulator. Raises NetcError E0720."""
-    if device != "cuda":
-        return device
-    from runtime.cuda import gpu_arch
-    return f"cuda:{gpu_arch([])}"
 
 
 def split_place(text: str) -> tuple[str, str | None]:

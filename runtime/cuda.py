@@ -23,32 +23,42 @@ _CREATE = "ffi.Module.load_from_bytes.cuda"  # TVM's function that makes a modul
 _TYPE_CODES = {"int": 0, "uint": 1, "float": 2, "handle": 3}
 
 
+def present() -> bool:
+    """Whether this machine has an NVIDIA GPU that its driver can use."""
+    return isinstance(_driver(), tuple)
+
+
 def gpu_arch(held: Sequence[str], index: int = 0) -> str:
     """The architecture of GPU `index`, e.g. "sm_90". held: what an artifact brings; nothing where none is compiled yet.
 
     Raises NetcError E0720, one line that names the architectures the artifact holds, where there is no such GPU.
     """
-    def absent(reason: str) -> NetcError:
+    found = _driver()
+    if isinstance(found, str) or index >= found[1]:
+        reason = found if isinstance(found, str) else f"{found[1]} NVIDIA GPU(s), so none with number {index}"
         wanted = f"this artifact holds CUDA code for {', '.join(held)}" if held else "a GPU is asked for"
-        return NetcError("E0720", f"{wanted}; this machine has {reason}",
-                         "compile it for the CPU (--target cpu), run it on a machine with an NVIDIA GPU, or emulate "
-                         "one (--device cuda-emulator)")
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        raise absent("no NVIDIA GPU (no driver: libcuda.so.1)") from None
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        raise absent("an NVIDIA driver but no GPU that it can use")
-    if index >= count.value:
-        raise absent(f"{count.value} NVIDIA GPU(s), so none with number {index}")
-    device, parts = ctypes.c_int(), []
+        raise NetcError("E0720", f"{wanted}; this machine has {reason}",
+                        "run it on a machine with an NVIDIA GPU, emulate one (--device cuda-emulator), or use the CPU "
+                        "(--device cpu; code for it is compiled with --target cpu)")
+    driver, (device, parts) = found[0], (ctypes.c_int(), [])
     driver.cuDeviceGet(ctypes.byref(device), index)
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
         part = ctypes.c_int()
         driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, device)
         parts.append(str(part.value))
     return "sm_" + "".join(parts)
+
+
+def _driver() -> tuple[ctypes.CDLL, int] | str:
+    """NVIDIA's driver and how many GPUs it has, or what is there instead."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA GPU (no driver: libcuda.so.1)"
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return "an NVIDIA driver but no GPU that it can use"
+    return driver, count.value
 
 
 def choose_binary(held: Sequence[str], gpu: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import format, native, threads
+from runtime import devices, format, native, threads
 from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
 
@@ -80,15 +80,19 @@ class Executable:
     """
 
     def __init__(self, artifact: format.Artifact, device: str = "auto"):
-        """device: auto, or cuda-emulator to run CUDA kernels on the CPU (without a GPU's code there is no other way)."""
-        self.artifact = artifact
+        """device: auto (a GPU if there is one), cpu, cuda, or cuda-emulator, which runs CUDA kernels on the CPU.
+
+        Raises NetcError E0703, E0744, E0745 for a device that the artifact is not for, E0609 for another CPU, and what
+        `runtime.cuda.load` raises."""
+        self.device = devices.choose(artifact, device)
+        self.artifact = artifact = format.half(artifact, "cpu" if self.device == "cpu" else "cuda")
         self.manifest = artifact.manifest
         self.programs = self.manifest["programs"]
         self.name = artifact.path or self.manifest["net"]
         _check_machine(self.manifest["target"], self.name)
         os.environ["TVM_NUM_THREADS"] = str(threads.count())
         self._module = native.load(artifact.members["host.o"])
-        self._memory = _memory(artifact, self._module, device)
+        self._memory = devices.memory(artifact, self._module, self.device)
         self.parameters = Parameters(self.manifest, self._memory.block(self.manifest["parameter_bytes"]))
         self._arguments = {name: [Argument.from_manifest(a) for a in entry["arguments"]]
                            for name, entry in self.programs.items()}
@@ -97,8 +101,10 @@ class Executable:
         self._lock = threading.Lock()
         self._spreads = (self._memory.device == Host.device and native.LAUNCH in artifact.members["host.o"]
                          and threads.count() > 1)
-        if "parameters.safetensors" in artifact.members:
-            self.parameters.assign(_tensors(artifact.members["parameters.safetensors"]), self.name, kinds=("weight", "state", "constant"))
+        if format.WEIGHTS in artifact.members:
+            stored = _tensors(artifact.members[format.WEIGHTS])  # of a fat artifact, what any of its halves needs
+            self.parameters.assign({path: stored[path] for path in stored if path in self.parameters}, self.name)
+            self.parameters.assign(_tensors(artifact.members[format.CONSTANTS]), self.name, kinds=("constant",))
             self.prepare()
 
     @classmethod
@@ -334,20 +340,6 @@ def _tensors(data: bytes) -> dict[str, np.ndarray]:
     return {name: np.frombuffer(data, np.uint8, entry["data_offsets"][1] - entry["data_offsets"][0],
                                 start + entry["data_offsets"][0]).view(STORED[entry["dtype"]]).reshape(entry["shape"])
             for name, entry in header.items() if name != "__metadata__"}
-
-
-def _memory(artifact: format.Artifact, host: native.Object, device: str) -> Any:
-    """Where the tensors of an artifact lie: `Host`, or a GPU, real or emulated, that got its kernels."""
-    if "kernels.json" not in artifact.members:
-        if device == "cuda-emulator":
-            raise NetcError("E0744", f"{artifact.path or artifact.manifest['net']} holds CPU code, no CUDA kernels to emulate",
-                            "compile it with --target cuda-emulator, or --target cuda:sm_90")
-        return Host()
-    if device == "cuda-emulator" or not any(name.endswith(".cubin") for name in artifact.members):
-        from runtime.emulator.device import Emulator
-        return Emulator(host, artifact.members)
-    from runtime.device import Gpu
-    return Gpu(host, artifact.members)
 
 
 def _check_machine(target: Mapping[str, Any], name: str) -> None:

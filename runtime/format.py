@@ -16,6 +16,8 @@ Manifest, format 1
        without it, how many tensors, and the predicted time that takes
      update_from: index of the first kernel that changes parameters
      parameter_bytes: how much of the flat buffer, from its start, the program touches
+  halves      {kind: {target, parameters, parameter_bytes, programs}} of a fat artifact: code for another kind of device
+              beside that of `target`; its members (but weights and texts, which are everybody's) lie under `kind/`
   train, data: the resolved sections, or null
 Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums, products and maxima of sizes in prefix form; see `size`.
 """
@@ -27,7 +29,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from runtime.errors import NetcError
 
 FORMAT = 1
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
+WEIGHTS, CONSTANTS = "parameters.safetensors", "constants.safetensors"  # the user's tensors; the compiler's
+HALF = ("target", "parameters", "parameter_bytes", "programs")  # what is said of each kind of device for itself
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,34 @@ class Artifact:
     manifest: dict[str, Any]
     members: Mapping[str, bytes] = field(repr=False)
     path: str | None = None
+
+
+def kinds(manifest: Mapping[str, Any]) -> list[str]:
+    """What an artifact holds code for: cuda, cpu, or both."""
+    return [manifest["target"]["kind"], *manifest.get("halves", {})]
+
+
+def half(artifact: Artifact, kind: str) -> Artifact:
+    """The code for one kind of device as an artifact of its own. kind: one of `kinds`."""
+    manifest = artifact.manifest
+    if manifest["target"]["kind"] == kind:
+        return artifact
+    prefix = f"{kind}/"
+    members = {name.removeprefix(prefix): data for name, data in artifact.members.items()
+               if name.startswith((prefix, "source/")) or name == WEIGHTS}
+    return Artifact({**manifest, **manifest["halves"][kind], "halves": {}}, members, artifact.path)
+
+
+def join(halves: Sequence[tuple[Mapping[str, Any], Mapping[str, bytes]]]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Manifest and members of one artifact from those of several, of different kinds; the first comes first everywhere."""
+    (first, members), *others = halves
+    manifest, members = dict(first), dict(members)
+    if others:
+        manifest["halves"] = {m["target"]["kind"]: {key: m[key] for key in HALF} for m, _ in others}
+    for other, theirs in others:
+        prefix = f"{other['target']['kind']}/"
+        members |= {prefix + name: data for name, data in theirs.items() if not name.startswith("source/")}
+    return manifest, members
 
 
 def write(path: str | os.PathLike, manifest: dict[str, Any], members: Mapping[str, bytes]) -> None:

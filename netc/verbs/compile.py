@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @click.option("--emit", type=click.Choice(["netb", "c"]), default="netb", show_default=True,
               help="An artifact for `netc run` and Python, or a C library: header, shared library, weights (docs/c.md).")
 @click.option("--target", default="cpu", show_default=True, metavar="TARGET",
-              help="cpu (this machine), cpu:x86-64-v3, cpu:generic, …, or cuda:sm_80,sm_90.")
+              help="cpu (this machine), cpu:x86-64-v3, cpu:generic, …; cuda:sm_80,sm_90 for GPUs and this machine's CPU in one "
+              "file; cuda:sm_90+cpu:generic for another CPU beside them.")
 @PARAMS
 @click.option("--train", "training", is_flag=True, help="Include the programs that train and evaluate.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
@@ -57,7 +58,8 @@ def command(net: str, output: str | None, emit: str, target: str, params: str | 
     write(path, artifact.manifest, artifact.members)
     size = path.stat().st_size
     kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
-    click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {artifact.manifest['target']['name']}")
+    names = [half["target"]["name"] for half in (artifact.manifest, *artifact.manifest.get("halves", {}).values())]
+    click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {' and '.join(names)}")
     for name, entry in artifact.manifest["programs"].items():
         click.echo(recompute_text(name, entry), nl=False)
     return 0

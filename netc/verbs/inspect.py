@@ -36,7 +36,8 @@ def command(artifact: str, kernels: bool, batch: int, as_json: bool, extract: st
             _kernels(f"{manifest['net']}: {name}, batch {batch}", program, dict.fromkeys(program["symbols"], batch))
         return 0
     click.echo(f"net       {manifest['net']}" + "".join(f" {k}={v}" for k, v in manifest["settings"].items()))
-    click.echo(f"target    {manifest['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
+    for half in (manifest, *manifest.get("halves", {}).values()):
+        click.echo(f"target    {half['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
     for entry in manifest["inputs"]:
         click.echo(f"{entry['role']:<9} {entry['name']}: {entry['dtype']}{_shape(entry['shape'])}"
                    + (f" in {entry['classes']}" if entry["classes"] else ""))

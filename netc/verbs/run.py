@@ -17,7 +17,7 @@ from netc.options import CHECK, device, read_array
 @click.option("--atol", default=1e-5, show_default=True, help="Absolute tolerance of --expect.")
 @click.option("--rtol", default=1e-5, show_default=True, help="Relative tolerance of --expect.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@device("auto", default="auto", help="auto: what the artifact is for; cuda-emulator: its CUDA kernels on the CPU.")
+@device("auto: the GPU if there is one, else the CPU code of the artifact; cuda-emulator: its CUDA kernels on the CPU.")
 @CHECK
 @click.option("--json", "as_json", is_flag=True, help="Print outputs as JSON.")
 def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: tuple[str, ...], atol: float,

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
               help="The part of the data to measure on.")
 @click.option("--batch", type=click.IntRange(min=1), help="Examples at a time; by default as the data section says.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@device("auto", default="auto",
-        help="auto: what an artifact is for, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
+@device("auto: the GPU if there is one, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
 @CHECK
 @click.option("--json", "as_json", is_flag=True, help="Print values, accuracy by class and confusions as JSON.")
 @SET
@@ -74,7 +73,7 @@ def _source(place: str, params: str | None, settings: tuple[str, ...],
     path, name = split_place(place)
     loaded = netc.load(path, settings=parse_settings(settings), **({"net": name} if name else {}))
     weights = params or str(Path("runs") / loaded.program.net / "best.safetensors")
-    return loaded.compile("evaluate", "cpu" if device == "auto" else device, params=weights), loaded.data_config
+    return loaded.compile("evaluate", device=device, params=weights), loaded.data_config
 
 
 def _as_json(found: Evaluation, part: Part, name: str) -> dict[str, Any]:

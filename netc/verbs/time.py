@@ -7,7 +7,7 @@ import json
 import click
 
 from netc.layers import short
-from netc.options import SET, load_net, split_place
+from netc.options import SET, device, load_net, split_place
 
 
 @click.command(epilog="\b\nExamples:\n  netc time specs/googlenet.net\n  netc time digits.netb --batch 16\n"
@@ -19,9 +19,10 @@ from netc.options import SET, load_net, split_place
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
 @click.option("--layers", is_flag=True, help="Beside each kernel what the compiler predicts, its bytes, and its share of what "
               "multiply-adds alone reach on this CPU.")
+@device("auto: the GPU if there is one, else the CPU; cuda-emulator: CUDA kernels on the CPU, which says nothing of a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print {total_ms, kernels: [...]}.")
 @SET
-def command(net: str, batch: int, training: bool, threads: int | None, layers: bool, as_json: bool,
+def command(net: str, batch: int, training: bool, threads: int | None, layers: bool, device: str, as_json: bool,
             settings: tuple[str, ...]) -> int:
     """Time a net (.net, or a compiled .netb) on random inputs: the whole program, and each kernel by layer names."""
     from runtime.errors import NetcError
@@ -30,7 +31,7 @@ def command(net: str, batch: int, training: bool, threads: int | None, layers: b
     use_threads(threads)
     path = split_place(net)[0]
     mode = "train" if training else "run"
-    exe = Executable.load(path) if path.endswith(".netb") else load_net(net, settings).compile(mode)
+    exe = Executable.load(path, device) if path.endswith(".netb") else load_net(net, settings).compile(mode, device=device)
     program = "step" if training else "run"
     if program not in exe.programs:
         raise NetcError("E0619", f"{path} does not hold the program `{program}`", "compile it with --train")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_text, split_place, target_of
+from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_text, split_place
 
 
 @click.command(epilog="\b\nExamples:\n  netc train specs/digits.net\n  netc train specs/digits.net --resume"
@@ -21,7 +21,7 @@ from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_t
 @click.option("--checkpoint-every", type=click.IntRange(min=1), metavar="STEPS",
               help="Write a checkpoint every so many steps too; by default each minute, and at the end of epochs.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
-@device("cpu", "cuda", default="cpu", help="Where to train; cuda-emulator: CUDA kernels on the CPU, for small nets.")
+@device("Where to train; auto: the GPU if there is one; cuda-emulator: CUDA kernels on the CPU, for small nets.", "cpu")
 @CHECK
 @MEMORY
 @click.option("--quiet", "-q", is_flag=True, help="Print only how the run ended.")
@@ -47,8 +47,7 @@ def command(net: str, out: Path | None, resume: bool, fresh: bool, epochs: int |
     loaded = netc.load(path, settings=parse_settings(settings), **({"train": name} if name else {}))
     if loaded.program.train is None:
         _say_which(path)
-    executable = loaded.compile("train", target_of(device), seed=(loaded.train_config or {}).get("seed", 0),
-                                memory=memory)
+    executable = loaded.compile("train", device=device, seed=(loaded.train_config or {}).get("seed", 0), memory=memory)
     if not quiet:
         click.echo(recompute_text("step", executable.manifest["programs"]["step"]), nl=False)
     config = TrainConfig.from_json(loaded.train_config)

@@ -231,7 +231,8 @@ def test_a_cuda_artifact_without_a_gpu_says_so_in_one_line(made, tmp_path):
     if "error[E0710]" in compiled.err:
         pytest.skip("no CUDA compiler on this machine")
     assert compiled.code == 0, compiled.err
-    hidden = process("run", "gpu.netb", "--input", f"x={made / 'x.npy'}", cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
+    hidden = process("run", "gpu.netb", "--device", "cuda", "--input", f"x={made / 'x.npy'}", cwd=tmp_path,
+                     env={"CUDA_VISIBLE_DEVICES": ""})
     _, err = hidden.communicate(timeout=60)
     assert hidden.returncode == 1
     assert "error[E072" in err.splitlines()[0] and "Traceback" not in err and len(err.splitlines()) <= 2

@@ -19,7 +19,7 @@ call = json.loads((folder / "call.json").read_text())
 members = {path.name: path.read_bytes() for path in folder.iterdir() if path.name.startswith(("kernels.", "host.o"))}
 arrays = {name: np.load(folder / f"{name}.npy") for name in call["arrays"]}
 parameters = arrays["parameters"]
-manifest = {"net": "test", "target": {"name": "cuda"}, "programs": {"run": call["program"]},
+manifest = {"net": "test", "target": {"kind": "cuda", "name": "cuda"}, "programs": {"run": call["program"]},
             "parameter_bytes": parameters.size, "parameters": [
                 {"path": "all", "dtype": "uint8", "shape": [parameters.size], "offset": 0, "bytes": parameters.size}]}
 inputs = [a["name"] for a in call["program"]["arguments"] if a["kind"] == "input"]

@@ -20,7 +20,7 @@ VIEWS = ("reshape", "flatten")
 READS_ONCE = ("conv", "conv_weight_grad", "conv_input_grad", "sum", "mean", "max", "transpose", "pad", "slice")
 # Cheaper to compute again in each of a few reads than to keep in memory.
 READS_FEW = {"channel_sum": ("square",)}
-SPLIT = ("conv", "winograd_conv")  # whose schedules know which channels go to which slice
+SPLIT = ("conv", "fft_conv", "winograd_conv")  # whose schedules know which channels go to which slice
 # Long polynomials that use their operand many times over: TVM's passes take the product of the uses along a chain, so one
 # such op never reads another (nor what another became) within a kernel.
 LONG = ("exp", "tanh", "sigmoid", "silu", "gelu", "erf", "elu", "selu", "softplus")

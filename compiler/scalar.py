@@ -16,7 +16,7 @@ from compiler.ir import DTYPES
 
 TVM_DTYPES = {**DTYPES, "u64": "uint64"}
 
-log, sqrt = T.log, T.sqrt
+cos, log, sin, sqrt = T.cos, T.log, T.sin, T.sqrt
 maximum, minimum, floordiv, floormod = T.max, T.min, T.floordiv, T.floormod
 
 

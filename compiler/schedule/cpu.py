@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tvm import tirx
-from tvm.script.ir_builder import tirx as T
-
 from compiler.schedule.cpu_blocked import emit_blocked_conv
 from compiler.schedule.cpu_blocked_pool import emit_blocked_pool
 from compiler.schedule.cpu_channel_sum import emit_channel_sum
 from compiler.schedule.cpu_conv import emit_conv, emit_conv_input_grad
 from compiler.schedule.cpu_conv_weight_grad import emit_conv_weight_grad, emit_weight_and_bias_grad
-from compiler.schedule.cpu_loops import PARALLEL_NS, i64, loops
+from compiler.schedule.cpu_fft import emit_fft_conv, emit_fft_weight
+from compiler.schedule.cpu_loops import share
 from compiler.schedule.cpu_matmul import emit_matmul
 from compiler.schedule.cpu_nest import emit_concat, emit_nest
 from compiler.schedule.cpu_pool import emit_pool, emit_pool_and_index, emit_pool_grad
@@ -33,6 +31,8 @@ TEMPLATES: dict[str, tuple[Callable[[Kernel, Cpu, int], Work | bool | None], ...
     "conv": (emit_staged, emit_blocked_conv, emit_conv),
     "conv_input_grad": (emit_conv_input_grad,),
     "conv_weight_grad": (emit_conv_weight_grad,),
+    "fft_conv": (emit_fft_conv,),
+    "fft_weight": (emit_fft_weight,),
     "log_softmax": (emit_softmax,),
     "matmul": (emit_matmul,),
     "max_pool": (emit_staged, emit_blocked_pool, emit_pool),
@@ -64,20 +64,4 @@ def emit(kernels: Sequence[Kernel], cpu: Cpu, batch: int = 1) -> None:
             works.append(done)
         elif not done:
             emit_nest(kernel, cpu, batch)
-    _share(works, cpu.llvm.get("num-cores", 1))
-
-
-def _share(works: Sequence[Work], threads: int) -> None:
-    """All pieces of all works: one region in which every thread takes its part of each, or loops where that pays not."""
-    if threads == 1 or sum(work.ns for work in works) <= PARALLEL_NS:
-        for work in works:
-            with loops([work.units]) as (unit,):
-                work.emit(unit, i64(0))
-        return
-    with T.parallel(0, i64(threads)) as thread:
-        for work in works:
-            units = i64(work.units)
-            first = tirx.floordiv(units * thread, i64(threads))
-            last = tirx.floordiv(units * (thread + 1), i64(threads))
-            with T.serial(0, last - first) as turn:
-                work.emit(first + turn, thread)
+    share(works, cpu.llvm.get("num-cores", 1))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
 from tvm.ir import Call, TensorLoad
@@ -15,6 +15,9 @@ from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
 from compiler.target import Cpu
+
+if TYPE_CHECKING:
+    from compiler.schedule.kernel import Work
 
 # Below this many nanoseconds of estimated work, waking the other threads costs more than they save.
 PARALLEL_NS = 8000
@@ -199,6 +202,22 @@ def unflatten(flat: Any, extents: Sequence[Any]) -> list[Any]:
         index.append(tirx.floormod(flat, i64(extent)))
         flat = tirx.floordiv(flat, i64(extent))
     return [flat, *reversed(index)]
+
+
+def share(works: Sequence[Work], threads: int) -> None:
+    """All pieces of all works: one region in which every thread takes its part of each, or loops where that pays not."""
+    if threads == 1 or sum(work.ns for work in works) <= PARALLEL_NS:
+        for work in works:
+            with loops([work.units]) as (unit,):
+                work.emit(unit, i64(0))
+        return
+    with T.parallel(0, i64(threads)) as thread:
+        for work in works:
+            units = i64(work.units)
+            first = tirx.floordiv(units * thread, i64(threads))
+            last = tirx.floordiv(units * (thread + 1), i64(threads))
+            with T.serial(0, last - first) as turn:
+                work.emit(first + turn, thread)
 
 
 CHILDREN = ("a", "b", "args", "value", "condition", "true_value", "false_value", "indices", "seq", "body", "then_case",

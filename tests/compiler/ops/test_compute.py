@@ -166,5 +166,6 @@ def test_every_primitive_computes_what_it_means(computed):
 def test_every_primitive_was_computed(computed):
     seen = {w.node.op for w, _ in computed}
     primitives = {op.name for op in REGISTRY.values() if op.has("scalar") or op.has("compute")} - set(LEAVES)
-    elsewhere = {"random_uniform", "max_pool_select", "bias_correction", "copy", "winograd_conv", "winograd_weight"}
+    elsewhere = {"random_uniform", "max_pool_select", "bias_correction", "copy", "winograd_conv", "winograd_weight",
+                 "fft_conv", "fft_weight"}
     assert primitives - seen == elsewhere

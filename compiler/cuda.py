@@ -90,7 +90,11 @@ def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRMod
 
 def _source(device_mod: IRModule, device: Target) -> str:
     with _environment("TVM_COMPILE_FORCE_FALLBACK", "1"):  # else TVM compiles by itself where it finds a GPU
-        return tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source()
+        text = tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source()
+    if not re.search(r"\bnetc_\w+\(", text):
+        return text
+    start = text.index('extern "C" __global__')
+    return text[:start] + (Path(__file__).parent / "cuda_instructions.h").read_text() + text[start:]
 
 
 def _object(host_mod: IRModule, host: Target) -> bytes:

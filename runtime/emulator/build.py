@@ -6,6 +6,7 @@ What a C++ compiler makes is kept in the user's cache, named by a hash of all th
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import shlex
@@ -19,10 +20,10 @@ from runtime.errors import NetcError
 
 HERE = Path(__file__).parent
 _DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\) )?(\w+)\(([^()]*)\);')
-_SHARED = re.compile(r"(?<!extern )(__shared__ )((?:alignas\(\d+\) |__align__\(\d+\) )?)([\w ]+?) (\w+)\[(\d+)\];")
+_SHARED = re.compile(r"(?<!extern )__shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?([\w ]+?) (\w+)\[(\d+)\];")
 _DYNAMIC = re.compile(r'extern (?:"C" )?__shared__ (?:\w+\(\d+\) )?([\w ]+?) (\w+)\[\];')
 _LOCAL = re.compile(r"^(\s+)((?:alignas\(\d+\) |__align__\(\d+\) )?)(\w+) (\w+)(\[\d+\])?;", re.MULTILINE)
-_GAP = 64  # bytes after a shared array that nobody may touch
+INSTRUCTIONS = "// Instructions of NVIDIA GPUs"  # how compiler/cuda_instructions.h begins
 
 _PRELUDE = """#include "cuda_host.h"
 struct Any { int32_t kind; uint32_t padding; union { int64_t number; double real; void* pointer; }; };
@@ -62,7 +63,7 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
 
 def _kept(name: str, command: Sequence[str], flags: Sequence[str], text: str) -> Path:
     """An object file of a C++ text, from the cache where it is there."""
-    headers = [(HERE / header).read_text() for header in ("engine.h", "cuda_host.h")]
+    headers = [(HERE / header).read_text() for header in ("engine.h", "cuda_host.h", "cuda_types.h")]
     digest = hashlib.sha256("\0".join([*command, *flags, *headers, text]).encode())
     path = _folder() / f"{digest.hexdigest()}.o"
     if path.exists():
@@ -90,17 +91,22 @@ def _made(path: Path, command: Sequence[str]) -> None:
 
 def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], check: bool) -> str:
     """The C++ of a library: the CUDA C line by line, then a launcher for each kernel."""
-    start = source.index('extern "C" __global__')
+    # CUDA's own headers and what TVM adds to them are left out, the header of instructions is not.
+    kernels = source.index('extern "C" __global__')
+    start = source.find(INSTRUCTIONS, 0, kernels) if INSTRUCTIONS in source else kernels
     line = source.count("\n", 0, start) + 1
-    code = _DYNAMIC.sub(r"\1* \2 = (\1*)emulator::DynamicShared();", source[start:])
-    code = _SHARED.sub(rf"\1\2\3 \4[\5 + ({_GAP} + sizeof(\3) - 1) / sizeof(\3)]; "
-                       r"emulator::Shared(\4, sizeof(\3) * \5);", code)
+    code = source[kernels:]
     if check:
         code = _LOCAL.sub(lambda m: m[0] if m[3] in ("return", "break", "continue", "goto") else
                           f"{m[0]} memset(&{m[4]}, 0xff, sizeof {m[4]});", code)
+    code = _DYNAMIC.sub(r"\1* \2 = (\1*)emulator::DynamicShared();", source[start:kernels] + code)
+    numbers = itertools.count(1)
+    code = _SHARED.sub(lambda m: "{0} (&{1})[{2}] = *({0}(*)[{2}])emulator::SharedArray({3}, sizeof({0}) * {2});".format(
+        *m.groups(), next(numbers)), code)
     launchers = [_launcher(name, parameters, functions[name])
                  for name, parameters in _DECLARATION.findall(source)]
-    return "\n".join([_PRELUDE, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
+    checks = f"static const bool checks = emulator::checks = {str(check).lower()};"
+    return "\n".join([_PRELUDE, checks, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
 
 
 def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]]) -> str:

@@ -1,18 +1,14 @@
 // The CUDA that generated kernels use, for a C++ compiler of the host.
 #pragma once
-#include <math.h>
-
-#include <cstdint>
-#include <cstring>
-
+#include "cuda_types.h"
 #include "engine.h"
 
 #define __global__ __attribute__((noinline))  // in a launcher its accesses would not be checked
-#define __device__ static
-#define __forceinline__ inline
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __restrict__
-#define __shared__ static __attribute__((section("emulated_shared")))
+
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define alignas(bytes) __attribute__((aligned(bytes)))
 #define CUDART_INF_F INFINITY
@@ -25,20 +21,8 @@
 #define gridDim emulator::place.grid_size
 #define __syncthreads() emulator::Barrier(__LINE__)
 #define __syncwarp(...) emulator::WarpBarrier(~0u, __LINE__)
-#define EMULATOR_PLAIN __attribute__((no_sanitize("thread"), noinline))
-
-using uint = unsigned;
-using uchar = unsigned char;
-using ushort = unsigned short;
-struct __align__(8) float2 { float x, y; };
-struct __align__(16) float4 { float x, y, z, w; };
-struct __align__(8) int2 { int x, y; };
-struct __align__(16) int4 { int x, y, z, w; };
-struct __align__(16) uint4 { unsigned x, y, z, w; };
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+// Where a function was called from; it may not be inlined.
+#define EMULATOR_CODE reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline float min(float a, float b) { return fminf(a, b); }
@@ -85,6 +69,38 @@ EMULATOR_PLAIN T Max(T* data, T value) {
   return before;
 }
 
+template <class T>
+EMULATOR_PLAIN T Min(T* data, T value) {
+  Atomic(data, sizeof value);
+  T before = *data;
+  if (value < before) *data = value;
+  return before;
+}
+
+// Counts from 0 to `last`, and over.
+EMULATOR_PLAIN inline unsigned Increment(unsigned* data, unsigned last) {
+  Atomic(data, sizeof *data);
+  unsigned before = *data;
+  *data = before >= last ? 0 : before + 1;
+  return before;
+}
+
+template <class T>
+EMULATOR_PLAIN T Swap(T* data, T value) {
+  Atomic(data, sizeof value);
+  T before = *data;
+  *data = value;
+  return before;
+}
+
+template <class T>
+EMULATOR_PLAIN T SwapIf(T* data, T expected, T value) {
+  Atomic(data, sizeof value);
+  T before = *data;
+  if (before == expected) *data = value;
+  return before;
+}
+
 }  // namespace emulator
 
 #define EMULATOR_WIDTH(_, width, ...) (width)
@@ -104,5 +120,12 @@ template <class T>
 inline T atomicAdd(T* data, T value) { return emulator::Add(data, value); }
 template <class T>
 inline T atomicMax(T* data, T value) { return emulator::Max(data, value); }
+template <class T>
+inline T atomicMin(T* data, T value) { return emulator::Min(data, value); }
+template <class T>
+inline T atomicExch(T* data, T value) { return emulator::Swap(data, value); }
+template <class T>
+inline T atomicCAS(T* data, T expected, T value) { return emulator::SwapIf(data, expected, value); }
+inline unsigned atomicInc(unsigned* data, unsigned last) { return emulator::Increment(data, last); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}

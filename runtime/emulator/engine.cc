@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -22,6 +23,7 @@
 namespace emulator {
 
 Place place;
+bool checks;
 
 namespace {
 
@@ -56,6 +58,13 @@ struct Fiber {
   bool entered = false;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, valid;
+  uintptr_t code;
+};
+
 struct Thread {
   Fiber* fiber;
   State state;
@@ -64,13 +73,19 @@ struct Thread {
   uint16_t warp_phase;
   unsigned exchanges;
   uint64_t value[2];
+  void* brought;
+  std::deque<std::vector<Copy>> groups;  // committed and not waited for
+  std::vector<Copy> started;
 };
 
 std::vector<std::unique_ptr<Region>> regions;  // of global memory, by address
 std::vector<std::unique_ptr<Region>> shared;   // of the block that runs
 std::vector<Thread> threads;
 std::vector<Fiber*> idle;
-std::vector<char> dynamic;
+constexpr size_t kGap = 64;
+alignas(kGap) char memory[1 << 20];    // the shared memory of the block that runs, and how much of it is given out
+size_t used;
+std::vector<void*> arrays;             // by number; 0 is dynamic
 size_t dynamic_size;
 ucontext_t scheduler_context;
 void* scheduler[5];
@@ -264,7 +279,7 @@ struct Order {
 Order block_order, thread_order;
 
 void RunBlock() {
-  shared.clear();
+  shared.clear(), arrays.clear(), used = 0;
   phase = 0;
   for (Thread& thread : threads) thread = {nullptr, State::kNew, 0, 0, 0, 0, {0, 0}};
   for (;;) {
@@ -323,7 +338,7 @@ void Touch(Region& region, Cell& cell, uintptr_t address, bool write, uintptr_t 
 
 // The checks of one access. `code`: where in the kernel it stands.
 void Access(const void* data, size_t bytes, bool write, uintptr_t code) {
-  if (current < 0) return;
+  if (current < 0 || !checks) return;
   auto address = reinterpret_cast<uintptr_t>(data);
   auto stack = reinterpret_cast<uintptr_t>(running->stack);
   if (address - stack < kStack || address - reinterpret_cast<uintptr_t>(&place) < sizeof place) return;
@@ -363,7 +378,7 @@ int Launch(const char* name, const unsigned* grid, const unsigned* block, size_t
   ++launch_number;
   place.grid_size = {grid[0], grid[1], grid[2]}, place.block_size = {block[0], block[1], block[2]};
   threads.resize(size_t{block[0]} * block[1] * block[2]);
-  dynamic.resize(dynamic_bytes + 64), dynamic_size = dynamic_bytes;
+  dynamic_size = dynamic_bytes;
   for (int b : block_order.of(size_t{grid[0]} * grid[1] * grid[2])) {
     block_number = b;
     place.block = {b % grid[0], b / grid[0] % grid[1], b / grid[0] / grid[1]};
@@ -374,17 +389,18 @@ int Launch(const char* name, const unsigned* grid, const unsigned* block, size_t
   return 0;
 }
 
-void Shared(void* data, size_t bytes) {
-  if (Find(shared, reinterpret_cast<uintptr_t>(data))) return;
-  memset(data, 0xff, bytes);
-  Insert(shared, reinterpret_cast<uintptr_t>(data), bytes, true);
+void* SharedArray(int number, size_t bytes) {
+  if (number >= int(arrays.size())) arrays.resize(number + 1);
+  if (!arrays[number]) {
+    void* data = arrays[number] = memory + used;
+    used += (bytes + 2 * kGap - 1) / kGap * kGap;  // nobody may touch the gap
+    memset(data, 0xff, bytes);
+    Insert(shared, reinterpret_cast<uintptr_t>(data), bytes, true);
+  }
+  return arrays[number];
 }
 
-void* DynamicShared() {
-  char* data = dynamic.data() + (64 - reinterpret_cast<uintptr_t>(dynamic.data()) % 64) % 64;
-  Shared(data, dynamic_size);
-  return data;
-}
+void* DynamicShared() { return SharedArray(0, dynamic_size); }
 
 void Barrier(int line) { Wait(State::kBarrier, line); }
 
@@ -401,6 +417,42 @@ uint64_t Exchange(unsigned mask, uint64_t value, int source, int line) {
   int first = current / kWarp * kWarp;
   bool there = source >= 0 && source < kWarp && mask >> source & 1 && first + source < int(threads.size());
   return there ? threads[first + source].value[turn] : value;
+}
+
+void Together(void* mine, void (*perform)(void* const*), int line) {
+  threads[current].brought = mine;
+  WarpBarrier(~0u, line);
+  int first = current / kWarp * kWarp;
+  if (current == first) {
+    void* lanes[kWarp];
+    for (int i = 0; i < kWarp; ++i) lanes[i] = threads[first + i].brought;
+    perform(lanes);
+  }
+  WarpBarrier(~0u, line);
+}
+
+void Row(const void* data, size_t bytes, int, uintptr_t code) { Access(data, bytes, false, code); }
+
+void CopyAsync(void* to, const void* from, int bytes, int valid, uintptr_t code) {
+  threads[current].started.push_back({to, from, bytes, valid, code});
+}
+
+void Commit() {
+  Thread& thread = threads[current];
+  thread.groups.push_back(std::move(thread.started));
+  thread.started.clear();
+}
+
+void WaitCopies(int groups) {
+  Thread& thread = threads[current];
+  if (groups < 0) Commit();
+  for (; int(thread.groups.size()) > std::max(groups, 0); thread.groups.pop_front())
+    for (const Copy& copy : thread.groups.front()) {
+      if (copy.valid) Access(copy.from, copy.valid, false, copy.code);
+      Access(copy.to, copy.bytes, true, copy.code);
+      memset(copy.to, 0, copy.bytes);
+      memcpy(copy.to, copy.from, copy.valid);
+    }
 }
 
 void Atomic(const void* data, size_t bytes) {

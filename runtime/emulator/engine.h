@@ -15,6 +15,7 @@ struct Place {
   Dim3 thread, block, block_size, grid_size;
 };
 extern Place place;
+extern bool checks;  // whether accesses are looked at
 
 constexpr int kWarp = 32;
 
@@ -22,14 +23,24 @@ constexpr int kWarp = 32;
 int Launch(const char* name, const unsigned* grid, const unsigned* block, size_t dynamic_bytes,
            void (*kernel)(void** arguments), void** arguments);
 
-// Makes a shared array known to the block: filled with NaN, and not yet written by anyone.
-void Shared(void* data, size_t bytes);
+// The shared array of this number in the block: at first filled with NaN, and not yet written by anyone.
+void* SharedArray(int number, size_t bytes);
 void* DynamicShared();
 
 void Barrier(int line);
 void WarpBarrier(unsigned mask, int line);
 // The value that lane `source` of the warp brought to the same exchange; of this thread where there is none.
 uint64_t Exchange(unsigned mask, uint64_t value, int source, int line);
+
+// All lanes of the warp come, each with something of its own; the last to come calls perform(all of it, by lane).
+void Together(void* mine, void (*perform)(void* const* lanes), int line);
+// The checks of reading `bytes` of shared memory for `lane` of the warp that performs; `code`: where it was asked to.
+void Row(const void* data, size_t bytes, int lane, uintptr_t code);
+
+// Copies that arrive when they are waited for. WaitCopies: until `groups` are on their way; -1: until nothing is.
+void CopyAsync(void* to, const void* from, int bytes, int valid, uintptr_t code);
+void Commit();
+void WaitCopies(int groups);
 
 // Bounds and order of an access that is atomic, so that it races with none of its kind.
 void Atomic(const void* data, size_t bytes);

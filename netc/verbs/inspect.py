@@ -11,13 +11,15 @@ from netc.layers import short
 
 
 @click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --kernels --batch 16\n"
-               "  netc inspect digits.netb --json")
+               "  netc inspect digits.netb --json\n  netc inspect gpu.netb --kernels --program run --json")
 @click.argument("artifact")
-@click.option("--kernels", is_flag=True, help="List each kernel: the layers it computes, its ops, FLOPs and bytes.")
+@click.option("--kernels", is_flag=True, help="List each kernel: the layers it computes, its ops, FLOPs and bytes; of GPU code what "
+              "it takes of each GPU, its instructions and predicted time.")
+@click.option("--program", metavar="NAME", help="With --kernels: only the kernels of this program (run, step, …).")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON; with --kernels, of GPU code a row for each kernel.")
 @click.option("--extract", metavar="MEMBER", help="Write one member to standard output.")
-def command(artifact: str, kernels: bool, batch: int, as_json: bool, extract: str | None) -> int:
+def command(artifact: str, kernels: bool, program: str | None, batch: int, as_json: bool, extract: str | None) -> int:
     """List what an artifact holds: target, inputs, outputs, parameters, kernels, members; hashes are verified."""
     from runtime.errors import NetcError
     from runtime.format import read
@@ -28,12 +30,18 @@ def command(artifact: str, kernels: bool, batch: int, as_json: bool, extract: st
             raise NetcError("E0607", f"{artifact} has no member `{extract}`", f"it has {', '.join(found.members)}")
         sys.stdout.buffer.write(found.members[extract])
         return 0
+    programs = _programs(manifest, program, artifact)
+    if kernels and manifest["target"].get("archs"):
+        from netc.gpu_table import show
+        show(found, programs, batch, as_json)
+        return 0
     if as_json:
         click.echo(json.dumps(manifest, indent=1))
         return 0
     if kernels:
-        for name, program in manifest["programs"].items():
-            _kernels(f"{manifest['net']}: {name}, batch {batch}", program, dict.fromkeys(program["symbols"], batch))
+        for name in programs:
+            entry = manifest["programs"][name]
+            _kernels(f"{manifest['net']}: {name}, batch {batch}", entry, dict.fromkeys(entry["symbols"], batch))
         return 0
     click.echo(f"net       {manifest['net']}" + "".join(f" {k}={v}" for k, v in manifest["settings"].items()))
     for half in (manifest, *manifest.get("halves", {}).values()):
@@ -52,6 +60,14 @@ def command(artifact: str, kernels: bool, batch: int, as_json: bool, extract: st
     for name, member in manifest["members"].items():
         click.echo(f"member    {name} {member['bytes']:,} bytes sha256 {member['sha256'][:16]}…")
     return 0
+
+
+def _programs(manifest: dict, program: str | None, artifact: str) -> list[str]:
+    """The named program, or all."""
+    from runtime.errors import NetcError
+    if program is not None and program not in manifest["programs"]:
+        raise NetcError("E0607", f"{artifact} has no program `{program}`", f"it has {', '.join(manifest['programs'])}")
+    return [program] if program else list(manifest["programs"])
 
 
 def _kernels(title: str, program: dict, sizes: dict[str, int]) -> None:

@@ -16,7 +16,8 @@ from compiler import dims, lower, programs, weights
 from compiler.backend import choose
 from compiler.elaborate import Program
 from compiler.initialize import initialize
-from compiler.ir import DTYPES, Graph
+from compiler.ir import DTYPES, STORED, Graph
+from compiler.passes.choose_precision import check as check_precision
 from compiler.text import to_text
 from compiler.verify import verify
 from runtime.errors import NetcError
@@ -38,20 +39,24 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
          off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-         search: float = 0.0) -> tuple[dict[str, Any], dict[str, bytes]]:
+         search: float = 0.0, precision: str = "f32") -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     batch: the design batch of `run`, what kernels are made for (any batch runs); `step` and `evaluate` are made for the
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
-    seconds to look for an order of rewrites in. Returns manifest and members, of the parameters the constants only.
+    seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
+    Returns manifest and members, of the parameters the constants only.
 
-    Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, before anything takes long.
+    Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, E0750 to E0752 for a precision
+    that it does not compute in, before anything takes long.
     """
     backend = choose(target)
     backend.check()
+    check_precision(precision, names, backend)
     graphs, lowering, entries = _lower(program, names, backend, 
-                                       replace(backend.options(batch), off=off, exact=exact, search=search), memory)
+                                       replace(backend.options(batch), off=off, exact=exact, search=search,
+                                               precision=precision), memory)
     slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
@@ -65,6 +70,7 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
         members[f"ir/{name}.txt"] = to_text(graph).encode()
     manifest = {
         "netc": VERSION, "tvm": tvm.__version__, "net": program.net, "target": backend.describe(),
+        "precision": precision,
         "settings": {k: str(v) for k, v in program.parameters.items()},
         "inputs": input_entries(program.graph),
         "parameters": [parameter_entry(nodes[path], slot) for path, slot in slots.items()],
@@ -108,7 +114,7 @@ def parameter_entry(node: Any, slot: lower.Slot) -> dict[str, Any]:
     """A parameter as the manifest lists it."""
     attrs = node.attrs
     kind = "constant" if node.op == "constant" else next((k for k in ("packed", "optimizer", "state") if attrs.get(k)), "weight")
-    return {"path": node.name, "dtype": DTYPES[node.type.dtype], "shape": list(node.type.shape), "offset": slot.offset,
+    return {"path": node.name, "dtype": STORED[node.type.dtype], "shape": list(node.type.shape), "offset": slot.offset,
             "bytes": slot.bytes, "kind": kind, "trainable": bool(attrs.get("trainable", False)),
             "layer": min((o.layer for o in node.origins), default="")}
 

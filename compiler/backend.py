@@ -30,6 +30,11 @@ class CpuBackend:
         """How programs are optimized for this target."""
         return Options("cpu", batch, block=self.cpu.lanes)
 
+    def precisions(self) -> tuple[str, ...]:
+        """What programs can be computed in."""
+        halves = not self.cpu.llvm["mtriple"].startswith("x86_64") or "f16c" in required_features(self.cpu)
+        return ("f32", "bf16", "f16") if halves else ("f32", "bf16")
+
     def emit(self, kernels: Sequence[Any], batch: int) -> None:
         cpu.emit(kernels, self.cpu, batch)
 
@@ -67,6 +72,10 @@ class CudaBackend:
         """How programs are optimized for this target: its first architecture decides."""
         gpu = next(filter(None, map(nearest, self.archs)), GPUS[USUAL])
         return Options(gpu.arch, batch)
+
+    def precisions(self) -> tuple[str, ...]:
+        """What programs can be computed in."""
+        return "f32", "bf16", "f16", "tf32"
 
     def emit(self, kernels: Sequence[Any], batch: int) -> None:
         from compiler.schedule import cuda

@@ -8,7 +8,7 @@ from typing import Any
 from compiler import dims, flat
 from compiler.dims import Dim
 from compiler.group import Launch
-from compiler.ir import DTYPES, Graph, unite
+from compiler.ir import STORED, Graph, unite
 from compiler.ops import REGISTRY, namespace
 from compiler.tensors import layout_of, origin, touched
 
@@ -45,5 +45,5 @@ def _result(graph: Graph, name: str, storage: str, memory: Any) -> dict[str, Any
         counts = type(layout)(layout.block, layout.axis).extents(shape)
         where["part"] = [[dims.as_json(s), dims.as_json(s + n)] for s, n in zip(starts, counts)]
         shape = graph[place.root].type.shape if place else shape
-    return {**where, "dtype": DTYPES[graph[name].type.dtype],
+    return {**where, "dtype": STORED[graph[name].type.dtype],
             "shape": [dims.as_json(d) for d in layout.extents(shape)]}

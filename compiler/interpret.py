@@ -11,7 +11,7 @@ import numpy as np
 
 from compiler import dims
 from compiler.dims import Poly
-from compiler.ir import DTYPES, Graph, Node
+from compiler.ir import DTYPES, LOW, Graph, Node
 from compiler.ops import REGISTRY, namespace
 
 
@@ -19,19 +19,22 @@ def run(graph: Graph, feeds: Mapping[str, Any], params: Mapping[str, Any], dtype
         every: bool = False) -> dict[str, np.ndarray]:
     """The values of all results (of `every` node, if asked for) by node name.
 
-    feeds: input → array; params: parameter → array. With `dtype` float64 all f32 of the graph is computed in float64.
+    feeds: input → array; params: parameter → array. With `dtype` float64 all f32 of the graph is computed in float64. What is
+    bf16 or f16 is computed as f32 is, and rounded; once kernels are chosen, only where one stores it.
     Raises ValueError for an array that is missing or does not fit.
     """
     values: dict[str, np.ndarray] = {}
     sizes: dict[str, int] = {}
+    unstored = set() if graph.kernels is None else {name for k in graph.kernels for name in k.nodes} - {
+        name for k in graph.kernels for name in k.results}
     for node in graph.sorted():
-        values[node.name] = _evaluate(node, values, feeds, params, sizes, dtype)
+        values[node.name] = _evaluate(node, values, feeds, params, sizes, dtype, node.name in unstored)
     return values if every else {name: values[name] for name in graph.results()}
 
 
 def _evaluate(node: Node, values: Mapping[str, np.ndarray], feeds: Mapping[str, Any], params: Mapping[str, Any],
-              sizes: dict[str, int], dtype: str) -> np.ndarray:
-    wanted = dtype if node.type.dtype == "f32" else DTYPES[node.type.dtype]
+              sizes: dict[str, int], dtype: str, unstored: bool) -> np.ndarray:
+    wanted = dtype if node.type.dtype == "f32" or node.type.dtype in LOW and unstored else DTYPES[node.type.dtype]
     if node.op in ("input", "parameter"):
         given = feeds if node.op == "input" else params
         if node.name not in given:
@@ -40,11 +43,17 @@ def _evaluate(node: Node, values: Mapping[str, np.ndarray], feeds: Mapping[str, 
         _bind(node, value.shape, sizes)
         return value
     attrs = namespace({key: _resolve(value, sizes, dtype) for key, value in node.attrs.items()})
-    value = np.asarray(REGISTRY[node.op].numpy(attrs, *(values[i] for i in node.inputs)))
+    operands = [_computed(values[i], dtype) for i in node.inputs]
+    value = np.asarray(REGISTRY[node.op].numpy(attrs, *operands))
     shape = tuple(dims.evaluate(size, sizes) for size in node.type.shape)
     if value.shape != shape:
         raise ValueError(f"{node.name} ({node.op}) has shape {value.shape}, its type says {shape}")
     return value.astype(wanted, copy=False)
+
+
+def _computed(value: np.ndarray, dtype: str) -> np.ndarray:
+    """A value as ops compute with it."""
+    return value.astype(dtype) if value.dtype in (np.dtype("float16"), np.dtype("bfloat16")) else value
 
 
 def _bind(node: Node, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
@@ -64,7 +73,9 @@ def _resolve(value: Any, sizes: Mapping[str, int], dtype: str) -> Any:
         return dims.evaluate(value, sizes)
     if isinstance(value, tuple):
         return tuple(_resolve(item, sizes, dtype) for item in value)
-    return "f64" if isinstance(value, str) and value == "f32" and dtype == "float64" else value
+    if isinstance(value, str) and (value in LOW or value == "f32" and dtype == "float64"):
+        return "f64" if dtype == "float64" else "f32"  # rounded behind the op
+    return value
 
 
 @dataclass(frozen=True)

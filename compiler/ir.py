@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import ml_dtypes  # noqa: F401  (numpy knows bfloat16 from here on)
 import networkx as nx
 import numpy as np
 
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     from compiler.group import Launch
     from compiler.views import Place
 
-DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32", "i8": "int8", "u8": "uint8",
-          "u32": "uint32", "bool": "bool"}
-FLOATS = ("f64", "f32", "f16")
+DTYPES = {"f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "i64": "int64", "i32": "int32",
+          "i8": "int8", "u8": "uint8", "u32": "uint32", "bool": "bool"}
+FLOATS = ("f64", "f32", "f16", "bf16")
+LOW = ("f16", "bf16")  # what memory holds only: kernels compute in f32, and round where they store
+DECLARED = tuple(word for word in DTYPES if word != "bf16")  # what a text may name: precision is not structure
+STORED = {**DTYPES, "bf16": "uint16"}  # the element type of memory
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from compiler import dims, flat
 from compiler.describe import describe
 from compiler.dims import Dim
 from compiler.group import Launch
-from compiler.ir import DTYPES, Graph, TensorType
+from compiler.ir import DTYPES, STORED, Graph, TensorType
 from compiler.lifetimes import lifetimes, storages
 from compiler.memory import ALIGNMENT, plan
 from compiler.tensors import Tensors, int64, is_constant_array, touched
@@ -102,7 +102,7 @@ class Lowering:
             for node in used:
                 key = storage[node]
                 if key not in pointers:
-                    pointers[key] = T.arg(f"p{len(pointers)}", T.handle(DTYPES[graph[node].type.dtype]))
+                    pointers[key] = T.arg(f"p{len(pointers)}", T.handle(STORED[graph[node].type.dtype]))
             sizes = {s: T.arg(s, T.int64()) for s in symbols}
             T.func_ret(PrimType("int32"))
             tensors = Tensors(graph, used, storage, pointers, sizes)

@@ -12,9 +12,9 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.ir import DTYPES
+from compiler.ir import DTYPES, LOW
 
-TVM_DTYPES = {**DTYPES, "u64": "uint64"}
+TVM_DTYPES = {**DTYPES, "u64": "uint64", **dict.fromkeys(LOW, "float32")}
 
 cos, log, sin, sqrt = T.cos, T.log, T.sin, T.sqrt
 maximum, minimum, floordiv, floormod = T.max, T.min, T.floordiv, T.floormod
@@ -57,12 +57,14 @@ def index(value: Any) -> Any:
 
 def lowest(dtype: str) -> Any:
     """The identity of max."""
-    return tirx.const(float("-inf"), DTYPES[dtype]) if dtype.startswith("f") else tirx.min_value(DTYPES[dtype])
+    word = TVM_DTYPES[dtype]
+    return tirx.const(float("-inf"), word) if word.startswith("f") else tirx.min_value(word)
 
 
 def highest(dtype: str) -> Any:
     """The identity of min."""
-    return tirx.const(float("inf"), DTYPES[dtype]) if dtype.startswith("f") else tirx.max_value(DTYPES[dtype])
+    word = TVM_DTYPES[dtype]
+    return tirx.const(float("inf"), word) if word.startswith("f") else tirx.max_value(word)
 
 
 def all_of(*conditions: Any) -> Any:
@@ -80,6 +82,46 @@ def equal(left: Any, right: Any) -> Any:
 
 def rsqrt(value: Any) -> Any:
     return const_like(1, value) / T.sqrt(value)
+
+
+# --- what memory holds in few bits -------------------------------------------------------------------------------
+#
+# bf16 lies in memory as uint16 and is the upper half of an f32. TVM's own type is legalized by passes of its, and not on
+# every path.
+
+def widened(value: Any, dtype: str) -> Any:
+    """What was read from memory that holds the dtype word `dtype`, as it is computed with."""
+    if dtype == "bf16":
+        return T.reinterpret("float32", T.shift_left(tirx.Cast("uint32", value), tirx.const(16, "uint32")))
+    return tirx.Cast("float32", value) if dtype == "f16" else value
+
+
+def narrowed(value: Any, dtype: str) -> Any:
+    """What memory of the dtype word `dtype` holds for a value: the nearest, the even one of two; NaN stays one."""
+    if dtype == "bf16":
+        bits, nan = _nearest(T.bind(T.reinterpret("uint32", value)), 16)
+        return tirx.Cast("uint16", T.shift_right(bits, _u32(16)) | (nan * _u32(64)))
+    return tirx.Cast("float16", value) if dtype == "f16" else value
+
+
+def rounded(value: Any, precision: str | None) -> Any:
+    """An operand of a product that is computed in `precision`: tf32 has 10 bits of fraction, the nearest, the even one of two."""
+    if precision != "tf32":
+        return value
+    bits, nan = _nearest(T.reinterpret("uint32", value), 13)
+    return T.reinterpret("float32", (bits & _u32(0xFFFFE000)) | (nan * _u32(1 << 22)))
+
+
+def _nearest(bits: Any, dropped: int) -> tuple[Any, Any]:
+    """The bits of an f32 of which the last `dropped` may be dropped, and 1 for a NaN, which is left as it is. Nothing here
+    wraps around: TVM's analyzer takes it that unsigned numbers do not."""
+    nan = T.shift_right((bits & _u32(0x7FFFFFFF)) + _u32(0x007FFFFF), _u32(31))
+    even = T.shift_right(bits, _u32(dropped)) & _u32(1)
+    return bits + (_u32((1 << dropped - 1) - 1) + even) * (_u32(1) - nan), nan
+
+
+def _u32(number: int) -> Any:
+    return tirx.const(number, "uint32")
 
 
 # --- exponentials ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler import dims, scalar
 from compiler.dims import Dim
 from compiler.group import Group, Launch
-from compiler.ir import DTYPES, Graph, Node
+from compiler.ir import STORED, Graph, Node
 from compiler.layout import PLAIN, Layout
 from compiler.ops import REGISTRY, Operand, namespace
 from compiler.schedule.kernel import Kernel
@@ -84,11 +84,12 @@ class Tensors:
             return Operand(node.type, shape, lambda idx: REGISTRY[node.op].scalar(
                 scalar, namespace(node.attrs), *[s.broadcast(idx) for s in sources]))
         buffer, layout = self.buffers.get(name), layout_of(self.graph, name)
-        return Operand(node.type, shape, lambda idx: buffer[layout.physical(idx) or (0,)], buffer, layout)
+        return Operand(node.type, shape, lambda idx: scalar.widened(buffer[layout.physical(idx) or (0,)], node.type.dtype),
+                       buffer, layout)
 
     def store(self, name: str, idx: Sequence[Any], value: Any) -> None:
         layout = layout_of(self.graph, name)
-        T.buffer_store(self.buffers[name], value, list(layout.physical(idx)) or [0])
+        T.buffer_store(self.buffers[name], scalar.narrowed(value, self.graph[name].type.dtype), list(layout.physical(idx)) or [0])
 
     def clear_halo(self, name: str) -> None:
         """Writes the zeros around the maps of a result of this kernel."""
@@ -106,14 +107,14 @@ class Tensors:
                     with T.serial(0, int64(rows)) as y, T.serial(0, int64(columns)) as x:
                         if lanes:
                             with T.vectorized(0, lanes[0]) as lane:
-                                T.buffer_store(buffer, tirx.const(0.0, buffer.dtype), [n, c, y + y0, x + x0, lane])
+                                T.buffer_store(buffer, tirx.const(0, buffer.dtype), [n, c, y + y0, x + x0, lane])
                         else:
-                            T.buffer_store(buffer, tirx.const(0.0, buffer.dtype), [n, c, y + y0, x + x0])
+                            T.buffer_store(buffer, tirx.const(0, buffer.dtype), [n, c, y + y0, x + x0])
 
     def _declare(self, name: str, pointer: Any) -> Any:
         """The buffer of a node: its own extents, over the strides of what is allocated."""
         type, place, layout = self.graph[name].type, self.graph.places.get(name), layout_of(self.graph, name)
-        dtype = DTYPES[type.dtype]
+        dtype = STORED[type.dtype]
         if place is None and layout == PLAIN:
             return T.decl_buffer(self.shape(type.shape) or (int64(1),), dtype, data=pointer)
         strides = layout.strides(self.graph[place.root].type.shape if place else type.shape)

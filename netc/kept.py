@@ -31,7 +31,9 @@ def build(program: Program, targets: Sequence[str], choices: Mapping[str, Any], 
     from compiler import artifact
     from compiler.initialize import initialize
     store = cache.default()
-    found = join([_half(store, program, target, choices) for target in targets])
+    # The half for machines without a GPU computes in f32 what GPUs compute in tf32.
+    beside = {"precision": "f32"} if len(targets) > 1 and choices["precision"] == "tf32" else {}
+    found = join([_half(store, program, t, {**choices, **(beside if t.startswith("cpu") else {})}) for t in targets])
     name = key(program, targets[0], choices) if len(targets) == 1 else None
     made = _with_parameters(store, name, found, params, seed)
     if made is None:

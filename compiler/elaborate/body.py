@@ -19,7 +19,7 @@ from compiler.elaborate.naming import Label, join, labels, sites
 from compiler.elaborate.report import Failed, Report
 from compiler.elaborate.scope import Scope
 from compiler.elaborate.values import LayerObject, Listed, Poison, Results, Tensor, describe, made_by
-from compiler.ir import DTYPES, Graph, TensorType
+from compiler.ir import DECLARED, Graph, TensorType
 from compiler.ops import REGISTRY, Arg, Op
 from compiler.ops.base import KINDS
 from dsl import tree
@@ -341,9 +341,9 @@ class Body(Evaluator):
     # --- types ---------------------------------------------------------------------------------------------------
 
     def dtype(self, spec: tree.TensorSpec) -> str:
-        if spec.dtype not in DTYPES:
+        if spec.dtype not in DECLARED:
             self.fail("E0205", f"there is no element type `{spec.dtype}`", spec.span,
-                      did_you_mean(spec.dtype, DTYPES) or f"the types are {', '.join(DTYPES)}")
+                      did_you_mean(spec.dtype, DECLARED) or f"the types are {', '.join(DECLARED)}")
         return spec.dtype
 
     def bind_symbols(self, spec: tree.TensorSpec, tensor: Tensor) -> None:
@@ -441,7 +441,7 @@ def declared_parameters(evaluator: Evaluator, parameters: Sequence[tree.Paramete
                 kind = name
                 if name not in kinds:
                     evaluator.fail("E0205", f"there is no parameter type `{name}`", part.type.span,
-                                   f"write `{name}[N, …]` or `tensor`" if name in DTYPES and tensors
+                                   f"write `{name}[N, …]` or `tensor`" if name in DECLARED and tensors
                                    else did_you_mean(name, kinds) or f"the types are {', '.join(kinds)}")
             case None:
                 if part.default is None:

@@ -14,13 +14,13 @@ from compiler.elaborate.values import (
     Listed, Poison, Quantity, Tensor, Typed, ValueProblem, binary, describe, is_int, is_number, unary,
 )
 from compiler.initialize import INITIALIZERS
-from compiler.ir import DTYPES
+from compiler.ir import DECLARED
 from dsl import tree
 from dsl.diagnostics import Note, Span, did_you_mean
 
 AXES = ("batch", "channel", "height", "width", "time", "feature")
 PADDINGS = ("same", "valid")
-WORDS = {"padding": PADDINGS, "axis": AXES, "axes": AXES, "dtype": tuple(DTYPES), "init": tuple(INITIALIZERS)}
+WORDS = {"padding": PADDINGS, "axis": AXES, "axes": AXES, "dtype": DECLARED, "init": tuple(INITIALIZERS)}
 
 EXPECTED = {
     "int": "a whole number", "float": "a number", "bool": "`true` or `false`", "str": "a string",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from compiler.dims import Dim
-from compiler.ir import TensorType
+from compiler.ir import LOW, STORED, TensorType
 from compiler.layout import PLAIN, Layout
 
 if TYPE_CHECKING:
@@ -245,9 +245,18 @@ class Operand:
 
     @property
     def dtype(self) -> str:
-        """The element type in TVM's words."""
-        from compiler.ir import DTYPES
-        return DTYPES[self.type.dtype]
+        """The element type of its memory in TVM's words."""
+        return STORED[self.type.dtype]
+
+    @property
+    def computed(self) -> bool:
+        """Whether elements, as they are read, are f32."""
+        return self.type.dtype in ("f32", *LOW)
+
+    def at(self, *index: Any) -> Any:
+        """The element at an index of the buffer."""
+        from compiler.scalar import widened
+        return widened(self.buffer[index], self.type.dtype)
 
     def broadcast(self, idx: Sequence[Any]) -> Any:
         """The element at the result index `idx` under numpy's broadcasting (trailing axes align, size 1 repeats)."""
@@ -298,6 +307,20 @@ def resolve_axes(axes: Any, x: TensorType, argument: str = "axes") -> tuple[int,
 
 def namespace(attrs: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**attrs)
+
+
+def products(a: SimpleNamespace) -> str | None:
+    """How a convolution or matrix product rounds its operands: "tf32", or None where it takes them as they are."""
+    return getattr(a, "products", None)
+
+
+def rounded(a: SimpleNamespace, x: np.ndarray) -> np.ndarray:
+    """An operand of a product with attributes `a`: tf32 has 10 bits of fraction, the nearest, the even one of two."""
+    if products(a) != "tf32":
+        return x
+    bits = x.astype("float32").view("uint32")
+    nearest = ((bits + (0xFFF + (bits >> 13 & 1)).astype("uint32")) & np.uint32(0xFFFFE000)).view("float32")
+    return np.where(np.isnan(x), x, nearest).astype(x.dtype)
 
 
 def require(condition: bool, code: str, message: str, hint: str | None = None, argument: str | None = None) -> None:

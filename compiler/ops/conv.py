@@ -10,7 +10,7 @@ import numpy as np
 
 from compiler.dims import Dim
 from compiler.ir import TensorType
-from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, initializer, register, require
+from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, initializer, products, register, require, rounded
 
 
 def per_axis(value, rank: int, argument: str) -> tuple[int, ...]:
@@ -125,7 +125,7 @@ class Conv(Op):
         return [dx, dw, b.op("sum", g, axes=(0, *range(2, g.type.rank)), keepdims=False)]
 
     def numpy(self, a, x, w, bias=None):
-        out = None
+        out, x, w = None, rounded(a, x), rounded(a, w)
         sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
         xp = np.pad(x, ((0, 0), (0, 0), *a.pad)).reshape(x.shape[0], a.groups, x.shape[1] // a.groups,
                                                           *(s + sum(p) for s, p in zip(x.shape[2:], a.pad)))
@@ -154,7 +154,7 @@ class Conv(Op):
             conditions = inside(c, *k)
             read = x(n, first + c, *at(c, *k)) if not conditions else t.guarded(
                 t.all_of(*conditions), x(n, first + c, *at(c, *k)), t.const(0.0, x.type.dtype))
-            return read * w(o, c, *k)
+            return t.rounded(read, products(a)) * t.rounded(w(o, c, *k), products(a))
 
         return Reduce("sum", [w.shape[1], *a.kernel], value, finish=lambda acc: acc + bias[0](o) if bias else acc)
 

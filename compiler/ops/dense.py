@@ -3,7 +3,7 @@
 import numpy as np
 
 from compiler.ir import TensorType
-from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, initializer, register, require
+from compiler.ops.base import WEIGHT_ARGS, Op, Reduce, Weight, initializer, products, register, require, rounded
 
 
 @register
@@ -31,13 +31,15 @@ class Matmul(Op):
         return out.size * types[0].shape[0 if a.transpose_a else 1]
 
     def numpy(self, a, x, y, bias=None):
+        x, y = rounded(a, x), rounded(a, y)
         out = (x.T if a.transpose_a else x) @ (y.T if a.transpose_b else y)
         return out if bias is None else out + bias
 
     def compute(self, t, a, out, idx, x, y, *bias):
         m, n = idx
         return Reduce("sum", [x.shape[0 if a.transpose_a else 1]],
-                      lambda k: (x(k, m) if a.transpose_a else x(m, k)) * (y(n, k) if a.transpose_b else y(k, n)),
+                      lambda k: t.rounded(x(k, m) if a.transpose_a else x(m, k), products(a))
+                      * t.rounded(y(n, k) if a.transpose_b else y(k, n), products(a)),
                       finish=lambda acc: acc + bias[0](n) if bias else acc)
 
     def grad(self, b, a, xs, y, g):

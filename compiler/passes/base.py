@@ -21,7 +21,8 @@ class Context:
     together; machine: what the target can do, and its schedules. exact: whether algorithms that round differently are ruled
     out. memory: the largest arena that is allowed, None for any; scratch: bytes that a kernel needs for itself, by the name
     of its last node, as far as they are known. search: seconds to look for an order of rewrites in; predict(graph):
-    predicted seconds of a graph of layers as it would be lowered.
+    predicted seconds of a graph of layers as it would be lowered. precision: what products are computed in, a word of
+    `choose_precision.PRECISIONS`.
     """
 
     seconds: Callable[[Graph, list[Node]], float]
@@ -35,6 +36,7 @@ class Context:
     scratch: Mapping[str, Dim] = field(default_factory=dict)
     search: float = 0.0
     predict: Callable[[Graph], float] = lambda graph: 0.0
+    precision: str = "f32"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -11,6 +11,7 @@ from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
     choose_algorithm,
     choose_layout,
+    choose_precision,
     clean,
     collapse_linear_chains,
     concat_gradients,
@@ -37,7 +38,7 @@ from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "search", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
-PRIMITIVES = ["concat_gradients", "clean", "choose_layout", "choose_algorithm"]  # on what is lowered
+PRIMITIVES = ["concat_gradients", "clean", "choose_precision", "choose_layout", "choose_algorithm"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
            "eliminate_split", "eliminate_padding", "share_reads", "group_independent", "flatten_updates", "recompute",
@@ -47,14 +48,13 @@ PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 @dataclass(frozen=True)
 class Step:
-    """One pass that ran (or that `skipped` says did not): what it considered, how long it took, and the graph behind it where
-    graphs are kept."""
+    """One pass that ran (or that `skipped` says did not): what it considered, how long it took, the graph behind it."""
 
     name: str
     rewrites: tuple[Rewrite, ...]
     seconds: float
+    graph: Graph
     skipped: str = ""
-    graph: Graph | None = None
 
     @property
     def taken(self) -> int:
@@ -72,11 +72,11 @@ def require(names: Collection[str]) -> None:
 
 def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only: Collection[str] = (),
              stop_after: str | None = None, check: bool = False, names: Sequence[str] = PIPELINE,
-             keep: bool = False) -> tuple[Graph, list[Step]]:
+             observe: Callable[[Step], None] | None = None) -> tuple[Graph, list[Step]]:
     """Runs the passes of `names` on a copy of `graph`.
 
-    off, only: passes to leave out, or the only ones to run. check: run the verifier after each. keep: steps hold the graphs
-    behind them. Raises NetcError E0411 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
+    off, only: passes to leave out, or the only ones to run. check: run the verifier after each. observe: called with each
+    step. Raises NetcError E0411 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
     """
     require([*off, *only, *([stop_after] if stop_after else [])])
     graph = graph.copy()
@@ -90,8 +90,9 @@ def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only:
         rewrites = chosen.otherwise(graph, context) if skipped else chosen.run(graph, context)
         if check:
             verify(graph, before)
-        seconds = time.perf_counter() - start
-        steps.append(Step(name, tuple(rewrites), seconds, skipped, graph.copy() if keep else None))
+        steps.append(Step(name, tuple(rewrites), time.perf_counter() - start, graph.copy(), skipped))
+        if observe:
+            observe(steps[-1])
         if name == stop_after:
             break
     return graph, steps

@@ -15,7 +15,7 @@ from compiler.elaborate.expressions import WORDS, words_of
 from compiler.elaborate.files import Unit, alias, is_op
 from compiler.elaborate.report import Failed, Report
 from compiler.initialize import INITIALIZERS
-from compiler.ir import DTYPES
+from compiler.ir import DECLARED
 from compiler.ops import REGISTRY, Arg, Op
 from compiler.ops.base import KINDS
 from compiler.rules.arguments import OPTIONAL, WEIGHTS, parameters
@@ -177,9 +177,9 @@ class Compiler:
         kinds = ["weight", *(kind for kind in KINDS if kind not in ("tensors", "weight"))]
         match part.type:
             case tree.TensorSpec(dtype=dtype):
-                if dtype not in DTYPES and dtype not in ANY_TYPE:
+                if dtype not in DECLARED and dtype not in ANY_TYPE:
                     self.fail("E0205", f"there is no element type `{dtype}`", part.type.span, did_you_mean(
-                        dtype, [*DTYPES, *ANY_TYPE]) or f"the types are {', '.join([*ANY_TYPE, *DTYPES])}")
+                        dtype, [*DECLARED, *ANY_TYPE]) or f"the types are {', '.join([*ANY_TYPE, *DECLARED])}")
                 kind = "weight" if dtype == "weight" else "tensor"
             case tree.TypeName(name=kind):
                 if kind not in kinds:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netc.api import choices
-from netc.options import EXACT, MEMORY, PARAMS, SEARCH, SET, load_net, recompute_text, split_place
+from netc.options import EXACT, MEMORY, PARAMS, PRECISION, SEARCH, SET, load_net, recompute_text, split_place
 
 if TYPE_CHECKING:
     from netc.api import Net
@@ -31,16 +31,17 @@ if TYPE_CHECKING:
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
 @EXACT
+@PRECISION
 @SEARCH
 @MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            exact: bool, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
+            exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from netc import kept
     from runtime.format import write
     place = Path(split_place(net)[0])
-    how = {"memory": memory, "exact": exact, "search": search}
+    how = {"memory": memory, "exact": exact, "search": search, "precision": precision}
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")

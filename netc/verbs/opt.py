@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netc.options import EXACT, MEMORY, SEARCH, SET, load_net, split_place
+from netc.options import EXACT, MEMORY, PRECISION, SEARCH, SET, load_net, split_place
 
 if TYPE_CHECKING:
     from compiler.passes.pipeline import Step
@@ -38,13 +38,14 @@ COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "b
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
 @MEMORY
 @EXACT
+@PRECISION
 @SEARCH
 @click.option("--json", "as_json", is_flag=True,
               help="Print {unfused, elementwise_fused, floor_bytes, passes: [{name, taken, refused, …}], after}.")
 @SET
 def command(net: str, target: str, program: str, off: tuple[str, ...], only: tuple[str, ...],
             rules: tuple[str, ...], stop_after: str | None,
-            dump_dir: str | None, explain: bool, check: bool, batch: int, exact: bool, search: float,
+            dump_dir: str | None, explain: bool, check: bool, batch: int, exact: bool, precision: str, search: float,
             memory: int | None, as_json: bool,
             settings: tuple[str, ...]) -> int:
     """Optimize a net's graph and show what each pass did.
@@ -62,7 +63,7 @@ def command(net: str, target: str, program: str, off: tuple[str, ...], only: tup
         click.get_current_context().with_resource(joined([split_place(place) for place in rules]))
     require([*off, *only, *([stop_after] if stop_after else [])])
     options = views.options(target, batch, off=off, only=only, check=check, memory=memory, exact=exact,
-                            search=search)
+                            search=search, precision=precision)
     history = views.of_dump(Path(net), options) if net.endswith(".txt") else \
         views.of_net(load_net(net, settings), program, options)
     names = [stage.name for stage in history.stages]

@@ -136,12 +136,13 @@ def check(net: Net, optimizer: str) -> None:
 
 
 def compiled(source: Graph, values: Mapping[str, np.ndarray], train: dict[str, Any] | None,
-             off: Collection[str] = ()) -> Executable:
+             off: Collection[str] = (), precision: str = "f32") -> Executable:
     """A graph compiled as the product does it; optimizer state is that of `start`."""
     section = train and TrainConfig.from_json({**train, "name": "fit", "net": "random", "run": {"epochs": 1},
                                                "schedule": {"kind": "constant", "args": {"lr": 0.1}}})
     program = Program(source, "random", {}, section, None, ())
-    exe = Executable(Artifact(*build(program, names=["run", *(["step"] if train else [])], parameters=values, off=off)))
+    exe = Executable(Artifact(*build(program, names=["run", *(["step"] if train else [])], parameters=values, off=off,
+                                     precision=precision)))
     return exe
 
 

@@ -292,6 +292,12 @@ def clean_without_looking_at_attributes(patch):
     patch.setattr(clean, "node_key", lambda node: (node.op, node.inputs, node.type))
 
 
+def precision_that_nobody_asked_for(patch):
+    chosen = PASSES["choose_precision"]
+    patch.setitem(PASSES, "choose_precision", replace(chosen, run=lambda graph, context: chosen.run(
+        graph, replace(context, precision="bf16"))))
+
+
 def clean_a_neutral_number_that_is_none(patch):
     patch.setitem(clean.IDENTITIES, "mul", [("x * 0.5 -> x", clean._neutral(1, 0.5))])
 
@@ -313,6 +319,7 @@ MISTAKES = [
     (concat_in_the_wrong_order, lambda: branches(*PARTS)),
     (clean_without_looking_at_attributes, lambda: branches(*LEAKY)),
     (clean_a_neutral_number_that_is_none, halved),
+    (precision_that_nobody_asked_for, halved),
 ]
 
 

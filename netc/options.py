@@ -28,6 +28,15 @@ CHECK = click.option("--check", is_flag=True, expose_value=False,
                      help="With --device cuda-emulator: check each access of a kernel to memory, and its barriers.")
 
 
+GRAPH = click.option("--no-graph", is_flag=True, expose_value=False, callback=lambda context, option, value: _no_graph(value),
+                     help="On a GPU: launch kernels one by one, not all of a program as one recorded CUDA graph.")
+
+
+def _no_graph(value: bool) -> None:
+    if value:
+        os.environ["NETC_CUDA_GRAPH"] = "0"
+
+
 def device(help: str, default: str = "auto"):
     """The option --device."""
     return click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "cuda-emulator"]), default=default,

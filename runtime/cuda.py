@@ -79,16 +79,50 @@ def load(host: native.Object, members: Mapping[str, bytes], index: int = 0) -> c
     """Make the kernels of an artifact known to its loaded host module, whose functions can be called after this.
 
     members: of the artifact. Returns CUDA's runtime library, with GPU `index` chosen. Raises NetcError E0720, E0721,
-    E0722.
+    E0722, E0724.
     """
     binaries = {name.split(".")[1]: data for name, data in members.items() if name.endswith(".cubin")}
     held = sorted(binaries, key=_version)
-    arch = choose_binary(held, gpu_arch(held, index))
+    gpu = gpu_arch(held, index)
+    try:
+        arch = choose_binary(held, gpu)
+    except NetcError as error:
+        if any(name.startswith("cpu/") for name in members):
+            error.hint += ", or run the CPU code that it holds too (--device cpu)"
+        raise
     runtime = load_runtime()
-    runtime.cudaSetDevice(index)
+    _check_driver(runtime)
+    if runtime.cudaSetDevice(index):
+        raise NetcError("E0720", f"CUDA cannot use GPU {index} of this machine", "`nvidia-smi` says in which state it is")
     stream = module_stream(binaries[arch], json.loads(members["kernels.json"]))
     native.function("ffi.ModuleImportModule")(host, native.function(_CREATE)(stream))
     return runtime
+
+
+def _check_driver(runtime: ctypes.CDLL) -> None:
+    """Raises NetcError E0724 where the driver is of an older major version than the runtime library: it takes neither that
+    nor code compiled by the same CUDA (CUDA Compatibility, "Minor Version Compatibility")."""
+    has, wants = ctypes.c_int(), ctypes.c_int()
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(has))
+    runtime.cudaRuntimeGetVersion(ctypes.byref(wants))
+    if has.value // 1000 < wants.value // 1000:
+        raise _old_driver(f"it is for CUDA {_release(has.value)}, this needs CUDA {_release(wants.value)}")
+
+
+def explained(error: NetcError) -> NetcError:
+    """An error of a launch in the user's words, where it is a known one: E0724 for code that the driver does not take."""
+    refused = re.search(r"CUDA_ERROR_(INVALID_IMAGE|NO_BINARY_FOR_GPU|UNSUPPORTED_PTX_VERSION|UNSUPPORTED_DEVSIDE_SYNC"
+                        r"|INVALID_SOURCE)|kernel image is (?:invalid|not)|no kernel image", error.message)
+    return _old_driver(f"it refuses the code of this artifact ({refused[0]})") if refused else error
+
+
+def _old_driver(why: str) -> NetcError:
+    return NetcError("E0724", f"the NVIDIA driver is too old: {why}",
+                     "update the driver (CUDA 13 needs 580 or later), or use the CPU (--device cpu)")
+
+
+def _release(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def load_runtime() -> ctypes.CDLL:

@@ -8,6 +8,7 @@ stream ever has to wait for one of them.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from runtime import cuda, native
 from runtime.arrays import ALIGNMENT, address, aligned
 from runtime.errors import NetcError
 from runtime.execute import Argument, Bound, Host, Plan
+from runtime.graphs import Graphs
 
 LEGACY_STREAM = 1  # how DLPack calls the legacy default stream of CUDA
 _UP, _DOWN, _ACROSS = 1, 2, 3  # cudaMemcpyKind
@@ -99,7 +101,7 @@ class GpuBound(Bound):
         with self.lock:
             for theirs, ours in (*self.uploads, *also):
                 self.gpu.copy(theirs.address, address(ours), theirs.nbytes, _UP)
-            self.plan.call(self.addresses, begin, end)
+            self.gpu.launch(self.plan, self.addresses, begin, end)
             for theirs, ours in self.downloads:
                 self.gpu.copy(address(ours), theirs.address, theirs.nbytes, _DOWN)
             self.gpu.wait()
@@ -114,9 +116,26 @@ class Gpu(Host):
         """host: the loaded host.o, which gets its kernels. members: of the artifact. Raises as `cuda.load`."""
         self.device = (native.CUDA, index)
         self._cudart = cuda.load(host, members, index)
+        self._graphs = Graphs(self._cudart, index) if os.environ.get("NETC_CUDA_GRAPH") != "0" else None
         self._allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         # Device memory for the arguments that come from the host, as long as their shapes stay the same.
         self._staged: WeakKeyDictionary[Plan, dict[int, DeviceArray]] = WeakKeyDictionary()
+
+    def launch(self, plan: Plan, addresses: Sequence[int], begin: int, end: int) -> None:
+        """Launches kernels [begin, end). Raises NetcError E0650, E0724."""
+        try:
+            if self._graphs is None:
+                plan.call(addresses, begin, end)
+            else:
+                self._graphs.run(plan, addresses, begin, end)
+        except NetcError as error:
+            raise cuda.explained(error) from None
+
+    def room(self) -> int:
+        """Bytes of the GPU's memory that nobody has."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._checked(self._cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total)))
+        return free.value
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
         """Uninitialized memory. Raises NetcError E0723 where there is not so much."""
@@ -125,8 +144,10 @@ class Gpu(Host):
         except RuntimeError as error:
             if "out of memory" not in str(error):
                 raise
-            raise NetcError("E0723", f"the GPU has no room for {prod(shape) * dtype.itemsize:,} more bytes",
-                            "use a smaller batch, or end other programs on this GPU") from None
+            self._cudart.cudaGetLastError()  # else the next launch would take the error for its own
+            raise NetcError("E0723", f"the GPU has no room for {prod(shape) * dtype.itemsize:,} more bytes: "
+                            f"{self.room():,} are free", "use a smaller batch, end other programs on this GPU "
+                            "(nvidia-smi shows them), or use the CPU (--device cpu)") from None
 
     def copy(self, to: int, source: int, bytes: int, kind: int) -> None:
         """cudaMemcpy, in the order of the stream; what comes down is there when it returns."""

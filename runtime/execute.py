@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -148,16 +149,24 @@ class Executable:
             raise NetcError("E0612", f"`{sorted(set(feeds) - set(given))[0]}` is no input of {self.name}",
                             f"its inputs are {names}")
         shapes = [array.shape for array in given.values()]
-        plan = self._plans.get(program)
-        if plan is None or plan.given != shapes:
-            plan = self._plans[program] = self._plan(program, shapes)
-        outputs = {}
-        for argument, shape in zip(arguments, plan.shapes):
-            if not argument.is_input:
-                outputs[argument.name] = self._memory.empty(shape, argument.dtype, given.values()) if results is None \
-                    else _result(argument, shape, results)
-        arrays = [(given if a.is_input else outputs)[a.name] for a in arguments]
-        return self._memory.bound(plan, arrays, outputs, self._lock)
+        try:
+            plan = self._plans.get(program)
+            if plan is None or plan.given != shapes:
+                self._plans.pop(program, None)  # what another batch took is free before this one takes its own
+                plan = self._plans[program] = self._plan(program, shapes)
+            outputs = {}
+            for argument, shape in zip(arguments, plan.shapes):
+                if not argument.is_input:
+                    outputs[argument.name] = self._memory.empty(shape, argument.dtype, given.values()) if results is None \
+                        else _result(argument, shape, results)
+            arrays = [(given if a.is_input else outputs)[a.name] for a in arguments]
+            return self._memory.bound(plan, arrays, outputs, self._lock)
+        except NetcError as problem:
+            if problem.code != "E0723":
+                raise
+            hint = problem.hint  # the error itself would keep what it has of the GPU's memory
+        self._plans.pop(program, None)
+        raise self._too_large(program, shapes, hint)
 
     def _take(self, argument: Argument, feeds: Mapping[str, Any]) -> Any:
         if argument.name not in feeds:
@@ -178,6 +187,25 @@ class Executable:
             tensors.append(native.tensor(block.address, (block.bytes,), np.dtype(np.uint8), device))
         return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors),
                     len(entry["kernels"]), arena, {} if self._spreads else None)
+
+    def _too_large(self, program: str, given: Sequence[tuple[int, ...]], hint: str | None) -> NetcError:
+        """What a call that the GPU has no room for would take, and for how many examples there is room."""
+        entry, arguments = self.programs[program], self._arguments[program]
+        sizes: dict[str, int] = {}
+        for argument, shape in zip((a for a in arguments if a.is_input), given):
+            argument.fit(shape, sizes)
+
+        def bytes(sizes: dict[str, int]) -> int:
+            return format.size(entry["arena"], sizes) + sum(
+                math.prod(format.size(s, sizes) for s in a.shape) * a.dtype.itemsize for a in arguments)
+
+        free, batch = self._memory.room(), entry["symbols"][0] if entry["symbols"] else None
+        what = f"`{program}` of {self.name} needs {bytes(sizes):,} bytes on the GPU"
+        if batch is None:
+            return NetcError("E0723", f"{what}, {free:,} are free", hint)
+        fits = bisect_right(range(1, sizes[batch] + 1), free, key=lambda n: bytes({**sizes, batch: n}))
+        hint = f"use a batch of {fits} at most" if fits else "not even one example fits: end other programs on this GPU"
+        return NetcError("E0723", f"{what} for {batch} = {sizes[batch]}, {free:,} are free", f"{hint}, or --device cpu")
 
     def _function(self, symbol: str) -> native.Object:
         """A function of the module, looked up once: the linker takes a millisecond for each look."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,6 +127,17 @@ def function(name: str) -> Object | None:
     text = _Bytes(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data))
     _checked(_interface().TVMFFIFunctionGetGlobal(ctypes.addressof(text), ctypes.addressof(handle)))
     return Object(handle.value) if handle.value else None
+
+
+@contextmanager
+def on_stream(device: int, index: int, stream: ctypes.c_void_p) -> Iterator[None]:
+    """What this thread launches on a device inside goes to `stream`."""
+    before = ctypes.c_void_p()
+    _interface().TVMFFIEnvSetStream(device, index, stream, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        _interface().TVMFFIEnvSetStream(device, index, before, None)
 
 
 def region() -> None:

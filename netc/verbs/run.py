@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from netc.options import CHECK, device, read_array
+from netc.options import CHECK, GRAPH, device, read_array
 
 
 @click.command(epilog="\b\nExamples:\n  netc run digits.netb --input image=seven.png"
@@ -19,6 +19,7 @@ from netc.options import CHECK, device, read_array
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
 @device("auto: the GPU if there is one, else the CPU code of the artifact; cuda-emulator: its CUDA kernels on the CPU.")
 @CHECK
+@GRAPH
 @click.option("--json", "as_json", is_flag=True, help="Print outputs as JSON.")
 def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], expected: tuple[str, ...], atol: float,
             rtol: float, threads: int | None, device: str, as_json: bool) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netc.options import CHECK, PARAMS, SET, device, parse_settings, split_place
+from netc.options import CHECK, GRAPH, PARAMS, SET, device, parse_settings, split_place
 
 if TYPE_CHECKING:
     from runtime.data import Part
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
 @device("auto: the GPU if there is one, else the CPU; cuda-emulator: CUDA kernels on the CPU.")
 @CHECK
+@GRAPH
 @click.option("--json", "as_json", is_flag=True, help="Print values, accuracy by class and confusions as JSON.")
 @SET
 def command(net: str, params: str | None, part: str, batch: int | None, threads: int | None, device: str,

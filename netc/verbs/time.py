@@ -7,7 +7,7 @@ import json
 import click
 
 from netc.layers import short
-from netc.options import SET, device, load_net, split_place
+from netc.options import GRAPH, SET, device, load_net, split_place
 
 
 @click.command(epilog="\b\nExamples:\n  netc time specs/googlenet.net\n  netc time digits.netb --batch 16\n"
@@ -20,6 +20,7 @@ from netc.options import SET, device, load_net, split_place
 @click.option("--layers", is_flag=True, help="Beside each kernel what the compiler predicts, its bytes, and its share of what "
               "multiply-adds alone reach on this CPU.")
 @device("auto: the GPU if there is one, else the CPU; cuda-emulator: CUDA kernels on the CPU, which says nothing of a GPU.")
+@GRAPH
 @click.option("--json", "as_json", is_flag=True, help="Print {total_ms, kernels: [...]}.")
 @SET
 def command(net: str, batch: int, training: bool, threads: int | None, layers: bool, device: str, as_json: bool,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_text, split_place
+from netc.options import CHECK, GRAPH, MEMORY, SET, device, parse_settings, recompute_text, split_place
 
 
 @click.command(epilog="\b\nExamples:\n  netc train specs/digits.net\n  netc train specs/digits.net --resume"
@@ -23,6 +23,7 @@ from netc.options import CHECK, MEMORY, SET, device, parse_settings, recompute_t
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all cores by default).")
 @device("Where to train; auto: the GPU if there is one; cuda-emulator: CUDA kernels on the CPU, for small nets.", "cpu")
 @CHECK
+@GRAPH
 @MEMORY
 @click.option("--quiet", "-q", is_flag=True, help="Print only how the run ended.")
 @SET

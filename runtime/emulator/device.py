@@ -81,6 +81,9 @@ class Emulator(Gpu):
         return NetcError("E0742", f"the emulator found a fault in {what}",
                          "the net is not to blame: `netc explain E0742` says how to report it")
 
+    def launch(self, plan: Plan, addresses: Sequence[int], begin: int, end: int) -> None:
+        plan.call(addresses, begin, end)
+
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> EmulatedArray:
         return EmulatedArray(self._kernels, shape, dtype)
 

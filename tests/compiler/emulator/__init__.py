@@ -35,15 +35,20 @@ def gpu_or_skip() -> None:
 
 def build(folder: Path, source: str, arch: str) -> dict[str, str]:
     """Make driver and kernels in `folder`; returns the environment of a process that sees a GPU of `arch`."""
-    driver = [str(HERE / "driver.cc"), "-ldl"]
+    driver = [str(HERE / "driver.cc"), "-ldl", "-Wl,-Bsymbolic"]
     versions = folder / "versions.map"
-    versions.write_text("libcudart.so.13 { global: cuda*; emulated_copied; };")
+    versions.write_text("libcudart.so.13 { global: cuda*; emulated_*; };")
     _compile(*driver, "-o", str(folder / "libcudart.so.13"), f"-Wl,--version-script={versions}")
     _compile(*driver, "-o", str(folder / "libcuda.so.1"))
     # The driver unpacks arguments itself, so nothing needs to be known of them.
     library = kernels.library(source, defaultdict(lambda: {"args": [], "launch": []}), check=False)
     return os.environ | {"LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(library),
-                         "EMULATED_ARCH": arch.removeprefix("sm_")}
+                         "EMULATED_ARCH": arch.removeprefix("sm_"), "EMULATED_ARGUMENTS": arguments(source)}
+
+
+def arguments(source: str) -> str:
+    """How many arguments each kernel of a CUDA source takes, as the driver wants it."""
+    return ",".join(f"{name}={len(parameters.split(','))}" for name, parameters in kernels._DECLARATION.findall(source))
 
 
 def _compile(*arguments: str) -> None:

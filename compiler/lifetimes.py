@@ -66,8 +66,10 @@ def lifetimes(graph: Graph, scratch: Sequence[Sequence[tuple[str, Dim]]] = ()) -
                 last[key] = step
                 bytes[key] = graph[name].type.bytes
     found = []
-    for key in dict.fromkeys(flat.base_and_offset(key)[0] for key in first):
-        inside = [k for k in first if flat.base_and_offset(k)[0] == key]
+    pieces: dict[str, list[str]] = {}
+    for key in first:
+        pieces.setdefault(flat.base_and_offset(key)[0], []).append(key)
+    for key, inside in pieces.items():
         parts = tuple(Part(flat.base_and_offset(k)[1], bytes[k], first[k], max(last[k], last.get(key, 0)))
                       for k in inside if k != key)
         begin, end = min(first[k] for k in inside), max(last[k] for k in inside)

@@ -9,9 +9,9 @@ Other classes get a stretch of their own below. So the arena is near the smalles
 from __future__ import annotations
 
 import random
-from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -41,7 +41,8 @@ class Part:
 class Lifetime:
     """A tensor of `bytes`, alive from the step `first` that writes it to the step `last` that reads it, both included.
 
-    parts: where a tensor of constant size comes to life piece by piece, its pieces; what is between them is never used.
+    parts: where a tensor of constant size comes to life piece by piece, its pieces; what is between them is never used. Such
+    tensors lie at the top of the arena, the smallest first.
     """
 
     name: str
@@ -87,9 +88,9 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
     """Packs every class in several orders and takes those that fit together best: whose arena is nearest the max-live
     bound at the batch where it is farthest from it."""
     classes: dict[Dim, dict[str, Item]] = {1: {}}
-    pieces = max((life for life in lifetimes if life.parts), key=lambda life: life.bytes, default=None)
+    pieces = sorted((life for life in lifetimes if life.parts), key=lambda life: life.bytes)
     for life in lifetimes:
-        if life is pieces:
+        if life.parts:
             continue
         growth, units = _split(life.bytes)
         classes.setdefault(growth, {})[life.name] = (life.first, life.last, units)
@@ -104,21 +105,19 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
         stack = _fit(list(classes[growth].values()), [])[0]
         offsets |= {name: base + growth * at for name, at in zip(classes[growth], stack.starts)}
         base = base + growth * int(stack.heights.max())
-    fixed = _pieces(pieces) if pieces else ()
+    tops = dict(zip((life.name for life in pieces), accumulate((_aligned(life.bytes) for life in pieces))))
+    fixed = [place for life in pieces for place in _pieces(life, tops[life.name])]
     up, down = _fit(list(growing.values()), list(constant.values()), fixed)
     size = base + dims.maximum(*(main * a + b for a, b in _envelope(up.heights.tolist(), down.heights.tolist())))
     offsets |= {name: base + main * at for name, at in zip(growing, up.starts)}
     offsets |= {name: size - (at + item[2]) for (name, item), at in zip(constant.items(), down.starts)}
-    if pieces:
-        offsets[pieces.name] = size - _aligned(pieces.bytes)
+    offsets |= {name: size - top for name, top in tops.items()}
     return Plan(offsets, size)
 
 
-def _pieces(life: Lifetime) -> tuple[Placed, ...]:
-    """The parts of a tensor that lies at the very top of the arena, as they are placed in the stack of constants."""
-    end = _aligned(life.bytes)
-    return tuple((end - part.start - _aligned(part.bytes), end - part.start, part.first, part.last)
-                 for part in life.parts)
+def _pieces(life: Lifetime, end: int) -> list[Placed]:
+    """The parts of a tensor that begins `end` units below the top of the arena, as they are placed in the stack of constants."""
+    return [(end - part.start - _aligned(part.bytes), end - part.start, part.first, part.last) for part in life.parts]
 
 
 class _Stack:
@@ -127,21 +126,22 @@ class _Stack:
     def __init__(self, items: Sequence[Item], order: Sequence[int], steps: int, fixed: Sequence[Placed] = ()):
         self.items, self.order, self.steps, self.fixed = items, order, steps, fixed
         self.starts = [0] * len(items)
-        placed: list[Placed] = sorted(fixed)
-        for i in order:
+        # What is placed, a row each: start, end, first and last step.
+        placed = np.array([*fixed, *[(0, 0, 0, 0)] * len(items)], np.int64).reshape(-1, 4)
+        for count, i in enumerate(order, len(fixed)):
             first, last, units = items[i]
+            near = placed[:count][(placed[:count, 2] <= last) & (placed[:count, 3] >= first), :2]
             at = 0
-            for start, end, begin, finish in placed:
-                if begin <= last and first <= finish:
-                    if start - at >= units:
-                        break
-                    at = max(at, end)
+            for start, end in sorted(near.tolist()):
+                if start - at >= units:
+                    break
+                at = max(at, end)
             self.starts[i] = at
-            insort(placed, (at, at + units, first, last))
+            placed[count] = at, at + units, first, last
 
         # For each step, where the highest item that is alive ends.
         self.heights = np.zeros(steps, np.int64)
-        for _, end, first, last in placed:
+        for _, end, first, last in placed.tolist():
             alive = self.heights[first:last + 1]
             np.maximum(alive, end, out=alive)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Options:
     """How programs are optimized. machine: a key of cost.MACHINES. block: channels that the target's schedules like together.
     exact: nothing that rounds differently. memory, scratch: the largest arena allowed, and what is known of what kernels need
-    for themselves (`base.Context`). search: seconds to look for an order of rewrites in. off, only: see `pipeline.optimize`."""
+    for themselves (`base.Context`). search: seconds to look for an order of rewrites in. off, only, check, keep: see `pipeline.optimize`."""
 
     machine: str = "cpu"
     batch: int = 1
@@ -37,6 +37,7 @@ class Options:
     off: Collection[str] = ()
     only: Collection[str] = ()
     check: bool = False
+    keep: bool = False
     memory: int | None = None
     scratch: Mapping[str, Dim] = field(default_factory=dict)
     search: float = 0.0
@@ -124,7 +125,7 @@ def _inference(graph: Graph, options: Options, packed: bool) -> Graph:
 
 def predicted(graph: Graph, options: Options) -> float:
     """Predicted seconds of a graph of layers for inference, lowered as the passes would have it (without the search)."""
-    options = replace(options, search=0.0, check=False, steps=[])
+    options = replace(options, search=0.0, check=False, keep=False, steps=[])
     graphs = {"run": _inference(graph.copy(), options, packed=True)}
     hoist(graphs)
     return tally(kernels(graphs["run"], options), MACHINES[options.machine], options.batch)["predicted_ms"] / 1e3
@@ -132,6 +133,6 @@ def predicted(graph: Graph, options: Options) -> float:
 
 def _passes(graph: Graph, names: list[str], options: Options, training: bool = False, packed: bool = True) -> Graph:
     graph, steps = optimize(graph, options.context(training, packed), names=names, off=options.off, only=options.only,
-                            check=options.check)
+                            check=options.check, keep=options.keep)
     options.steps.extend(steps)
     return graph

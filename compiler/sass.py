@@ -1,7 +1,8 @@
 """The instructions of a cubin's kernels, counted: what share of them is arithmetic, how wide loads are.
 
 NVIDIA's nvdisasm prints them. What counts is the main loop of a kernel: the innermost loop with most multiply-adds (or
-tensor-core products), or the whole kernel where they stand in no loop.
+tensor-core products), and others that have half as many at least, since kernels that share a launch have one each; or the
+whole kernel where they stand in no loop.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _TENSOR = ("HMMA", "IMMA", "DMMA", "HGMMA", "QGMMA", "UTCHMMA")
 @dataclass(frozen=True)
 class Mix:
     """Instructions of a kernel. ffma, lds, hmma: multiply-adds in f32, loads from shared memory (ldmatrix too) and products on
-    tensor cores in the main loop, of `issued` instructions there; loads: from global memory in the whole kernel, `wide` of
+    tensor cores in the main loops, of `issued` instructions there; loads: from global memory in the whole kernel, `wide` of
     them 16 bytes a thread or more."""
 
     ffma: int
@@ -98,21 +99,22 @@ def _mix(lines: Sequence[str]) -> Mix:
             opcodes.append(instruction[1])
     while opcodes and opcodes[-1] == "NOP":
         opcodes.pop()
-    start, stop = _main_loop(opcodes, [(labels[to], at + 1) for at, to in jumps if labels.get(to, at + 1) <= at])
-    inside, whole = _count(opcodes[start:stop]), _count(opcodes)
+    main = _main_loops(opcodes, [(labels[to], at + 1) for at, to in jumps if labels.get(to, at + 1) <= at])
+    inside, whole = _count([opcode for start, stop in main for opcode in opcodes[start:stop]]), _count(opcodes)
     wide = sum(1 for name in opcodes if _is_load(name) and re.search(r"\.(128|256)\b", name))
     return Mix(inside["FFMA"] + inside["FFMA2"], inside["LDS"] + inside["LDSM"], sum(inside[name] for name in _TENSOR),
-               stop - start, sum(whole[name] for name in ("LDG", "LDGSTS")), wide)
+               sum(stop - start for start, stop in main), sum(whole[name] for name in ("LDG", "LDGSTS")), wide)
 
 
-def _main_loop(opcodes: Sequence[str], loops: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The loop without another in it that has most products; all instructions where no loop has any."""
+def _main_loops(opcodes: Sequence[str], loops: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The loops without another in them that have most products, or half as many; all instructions where no loop has any."""
     def products(loop: tuple[int, int]) -> int:
         counted = _count(opcodes[slice(*loop)])
         return sum(counted[name] for name in ("FFMA", "FFMA2", *_TENSOR))
     working = {loop: count for loop in loops if (count := products(loop))}
-    innermost = [a for a in working if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in working)]
-    return max(innermost, key=working.__getitem__, default=(0, len(opcodes)))
+    innermost = {a: count for a, count in working.items()
+                 if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in working)}
+    return [loop for loop, count in innermost.items() if 2 * count >= max(innermost.values())] or [(0, len(opcodes))]
 
 
 def _count(opcodes: Sequence[str]) -> Counter[str]:

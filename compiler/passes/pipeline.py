@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -48,13 +48,14 @@ PIPELINE = [*LAYERS, *PRIMITIVES, *KERNELS]
 
 @dataclass(frozen=True)
 class Step:
-    """One pass that ran (or that `skipped` says did not): what it considered, how long it took, the graph behind it."""
+    """One pass that ran (or that `skipped` says did not): what it considered, how long it took, and the graph behind it where
+    graphs are kept."""
 
     name: str
     rewrites: tuple[Rewrite, ...]
     seconds: float
-    graph: Graph
     skipped: str = ""
+    graph: Graph | None = None
 
     @property
     def taken(self) -> int:
@@ -72,11 +73,11 @@ def require(names: Collection[str]) -> None:
 
 def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only: Collection[str] = (),
              stop_after: str | None = None, check: bool = False, names: Sequence[str] = PIPELINE,
-             observe: Callable[[Step], None] | None = None) -> tuple[Graph, list[Step]]:
+             keep: bool = False) -> tuple[Graph, list[Step]]:
     """Runs the passes of `names` on a copy of `graph`.
 
-    off, only: passes to leave out, or the only ones to run. check: run the verifier after each. observe: called with each
-    step. Raises NetcError E0411 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
+    off, only: passes to leave out, or the only ones to run. check: run the verifier after each. keep: steps hold the graphs
+    behind them. Raises NetcError E0411 for a pass that does not exist, BrokenGraph for a pass that broke the graph.
     """
     require([*off, *only, *([stop_after] if stop_after else [])])
     graph = graph.copy()
@@ -90,9 +91,8 @@ def optimize(graph: Graph, context: Context, *, off: Collection[str] = (), only:
         rewrites = chosen.otherwise(graph, context) if skipped else chosen.run(graph, context)
         if check:
             verify(graph, before)
-        steps.append(Step(name, tuple(rewrites), time.perf_counter() - start, graph.copy(), skipped))
-        if observe:
-            observe(steps[-1])
+        seconds = time.perf_counter() - start
+        steps.append(Step(name, tuple(rewrites), seconds, skipped, graph.copy() if keep else None))
         if name == stop_after:
             break
     return graph, steps

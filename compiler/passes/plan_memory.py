@@ -24,6 +24,9 @@ def plan_memory(graph: Graph, context: Context) -> list[Rewrite]:
     """A result of an element-wise kernel takes the memory of an operand of the same type that dies there, unless the
     arena would grow by it."""
     home = tensors(graph)
+    inside: dict[str, list[str]] = {}  # the nodes that lie in a tensor
+    for name, key in home.items():
+        inside.setdefault(key, []).append(name)
     last = {home[name]: step for step, launch in enumerate(graph.kernels)
             for name in (*reads(graph, launch), *launch.results) if name in home}
     wholes = {place.root for place in graph.places.values()}
@@ -41,7 +44,9 @@ def plan_memory(graph: Graph, context: Context) -> list[Rewrite]:
             root = key.removeprefix(ARENA)
             graph.places[result] = Place(root, (0,) * graph[result].type.rank)
             last[key] = max(last[key], last[ARENA + result])
-            home |= {name: key for name, own in home.items() if own == ARENA + result}
+            moved = inside.pop(ARENA + result)
+            inside[key] += moved
+            home |= dict.fromkeys(moved, key)
             done.append(Rewrite(f"{result} is written over {root}", layers(graph[result], graph[root])))
     if not done:
         return []

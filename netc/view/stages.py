@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
 
 def of_net(loaded: Any, program: str, options: programs.Options) -> History:
     """Runs all passes on a loaded net. Raises what `programs.of` raises."""
-    programs.build(loaded.program, [program], options)
+    programs.build(loaded.program, [program], replace(options, keep=True))
     source = select_mode(loaded.graph, MODES[program])
     train = loaded.train_config if program == "step" else None
     return History(loaded.program.net, program, options, source, train, _stages(source, 0, SOURCE, options, train))
@@ -124,7 +124,7 @@ def _go_on(graph: Graph, after: str, rest: Sequence[str], options: programs.Opti
     def run(graph: Graph, names: Sequence[str]) -> Graph:
         names = [name for name in names if name in rest]
         graph, steps = pipeline.optimize(graph, options.context(training, packed=not training), names=names,
-                                         off=options.off, only=options.only, check=options.check)
+                                         off=options.off, only=options.only, check=options.check, keep=True)
         options.steps.extend(steps)
         return graph
 

@@ -79,8 +79,11 @@ def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRMod
     kernels = {gv: f.with_attr("target", device) for gv, f in mod.functions.items() if "global_symbol" not in f.attrs}
     mod = IRModule({**dict(mod.functions.items()), **kernels})
     pipeline, finish_host, finish_device = tirx.get_tir_pipeline("s_tir")
-    # The CUDA compiler finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search binds.
-    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True}):
+    # The CUDA compiler finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search
+    # binds. It unrolls loops too, where it is told to. Schedules write their barriers: TVM would add some of its own
+    # between the halves of a double buffer.
+    with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.UnrollLoop": {"explicit_unroll": False}},
+                                   disabled_pass=["s_tir.ThreadSync"]):
         mod = pipeline(tirx.transform.BindTarget(device.with_host(host))(mod))
     host_mod, device_mods = split_host_device_mods(mod)
     if len(device_mods) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from compiler import dims, flat
@@ -42,7 +43,7 @@ def _result(graph: Graph, name: str, storage: str, memory: Any) -> dict[str, Any
     layout, place, shape = layout_of(graph, name), graph.places.get(name), graph[name].type.shape
     if place or any(layout.halo):
         starts = origin(layout, place.starts if place else (0,) * len(shape))
-        counts = type(layout)(layout.block, layout.axis).extents(shape)
+        counts = replace(layout, halo=(0, 0, 0, 0)).extents(shape)
         where["part"] = [[dims.as_json(s), dims.as_json(s + n)] for s, n in zip(starts, counts)]
         shape = graph[place.root].type.shape if place else shape
     return {**where, "dtype": STORED[graph[name].type.dtype],

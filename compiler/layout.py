@@ -1,7 +1,8 @@
 """How a tensor lies in memory. Not part of its type: whoever reads or writes by logical index is right in any layout.
 
 A blocked layout keeps a few neighbouring channels together, so that a vector is full whatever the width of the map; zeros
-around each map (a halo) let a padded convolution read it without a padded copy.
+around each map (a halo) let a padded convolution read it without a padded copy. Another order of the axes (channels last)
+lets threads of a GPU that work on neighbouring channels read one line of memory.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from compiler.dims import Dim
 class Layout:
     """block: how many neighbours along `axis` lie together, innermost (1: as the shape says, row-major); channels of an
     activation are axis 1, outputs of a weight axis 0. halo: rows above, columns left, rows below, columns right of each
-    map that hold zeros."""
+    map that hold zeros. order: the axes, outermost first, where that is not as the shape says; then without block and halo."""
 
     block: int = 1
     axis: int = 1
     halo: tuple[int, int, int, int] = (0, 0, 0, 0)
+    order: tuple[int, ...] = ()
 
     def extents(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
         """What is allocated for a tensor of this shape, outermost first."""
         if self == PLAIN:
             return tuple(shape)
+        if self.order:
+            return tuple(shape[axis] for axis in self.order)
         top, left, bottom, right = self.halo
         *outer, height, width = shape
         sizes = [*outer, height + (top + bottom), width + (left + right)]
@@ -49,6 +53,8 @@ class Layout:
 
     def physical(self, index: Sequence[Any]) -> tuple[Any, ...]:
         """The index into the buffer, whose origin is the first element that is no halo, of a logical index."""
+        if self.order:
+            return tuple(index[axis] for axis in self.order)
         if self.block == 1:
             return tuple(index)
         at = index[self.axis]
@@ -57,6 +63,8 @@ class Layout:
 
     def logical(self, index: Sequence[Any]) -> tuple[Any, ...]:
         """The logical index of an index into the buffer."""
+        if self.order:
+            return tuple(index[self.order.index(axis)] for axis in range(len(index)))
         if self.block == 1:
             return tuple(index)
         *outer, lane = index
@@ -64,6 +72,7 @@ class Layout:
 
     def __str__(self) -> str:
         words = [f"axis {self.axis} by {self.block}"] if self.block > 1 else []
+        words += ["order " + ",".join(map(str, self.order))] if self.order else []
         words += ["halo " + ",".join(map(str, self.halo))] if any(self.halo) else []
         return " ".join(words) or "plain"
 

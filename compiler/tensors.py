@@ -7,6 +7,7 @@ decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -68,7 +69,7 @@ class Tensors:
         return Kernel(name, REGISTRY[anchor.op], namespace(anchor.attrs),
                       [self.operand(i, set(g.inlined)) for i in anchor.inputs], anchor.type, self.shape(anchor.type.shape),
                       layout_of(self.graph, tail.results[0] if tail.results else g.anchor), tail.segments, tail.store,
-                      tail.finish, scratch, staged)
+                      tail.finish, scratch, staged, tail.arithmetic)
 
     def shape(self, shape: Sequence[Dim]) -> tuple:
         return tuple(dims.evaluate(d, self.sizes, int64) for d in shape)
@@ -118,7 +119,7 @@ class Tensors:
         if place is None and layout == PLAIN:
             return T.decl_buffer(self.shape(type.shape) or (int64(1),), dtype, data=pointer)
         strides = layout.strides(self.graph[place.root].type.shape if place else type.shape)
-        shape = Layout(layout.block, layout.axis).extents(type.shape)
+        shape = replace(layout, halo=(0, 0, 0, 0)).extents(type.shape)
         offset: Dim = 0
         for start, stride in zip(origin(layout, place.starts if place else (0,) * type.rank), strides):
             offset = offset + start * stride
@@ -132,6 +133,21 @@ def origin(layout: Layout, starts: Sequence[Dim]) -> tuple[Dim, ...]:
     if any(layout.halo):
         at[2], at[3] = at[2] + layout.halo[0], at[3] + layout.halo[1]
     return tuple(at)
+
+
+def _arithmetic(graph: Graph, node: Node) -> bool:
+    """Whether an element-wise node makes its result by sums, products and maxima of f32 elements."""
+    if {node.type.dtype, *(graph[i].type.dtype for i in node.inputs)} != {"f32"}:
+        return False
+    operands = [tirx.Var(f"x{i}", "float32") for i in range(len(node.inputs))]
+    waiting = [REGISTRY[node.op].scalar(scalar, namespace(node.attrs), *operands)]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, tirx.Add | tirx.Sub | tirx.Mul | tirx.Max | tirx.Min):
+            waiting += [part.a, part.b]
+        elif not isinstance(part, tirx.Var | tirx.FloatImm):
+            return False
+    return True
 
 
 class _Tail:
@@ -151,6 +167,12 @@ class _Tail:
                 self.part[m] = behind
         self.cuts = sorted(cuts, key=lambda m: self.graph[m].attrs["start"])
         self.segments = [(self.graph[m].attrs["start"], self.graph[m].attrs["stop"]) for m in self.cuts]
+
+    @property
+    def arithmetic(self) -> bool:
+        """Whether all of it is f32 sums, products and maxima."""
+        nodes = [self.graph[name] for name in [*self.group.inlined, *self.group.members] if name != self.group.anchor]
+        return all(_arithmetic(self.graph, node) for node in nodes if node.name not in self.cuts)
 
     def finish(self, idx: Sequence[Any], value: Any) -> Any:
         """The value of the last member at `idx`, from that of the anchor."""

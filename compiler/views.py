@@ -95,4 +95,4 @@ def unreadable(graph: Graph, node: Node) -> str:
 def _blocks_fit(graph: Graph, whole: str, part: str) -> bool:
     """Whether both keep the same channels together: then a part begins and ends with a block."""
     one, other = graph.layouts.get(whole, PLAIN), graph.layouts.get(part, PLAIN)
-    return (one.block, one.axis) == (other.block, other.axis)
+    return (one.block, one.axis, one.order) == (other.block, other.axis, other.order)

@@ -1,191 +1,66 @@
-"""The generic CUDA schedule: any op becomes one correct kernel, without tiles or tuning.
+"""CUDA schedules: kernels that share a launch become blocks of one grid. The op's name chooses the template."""
 
-One thread makes one output element. Long reductions into few outputs get one block an output and a butterfly through
-shared memory, always combined in the same order, so that results do not depend on timing. Independent kernels share a
-launch: each has blocks of its own.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import tvm.script.ir_builder.tirx as T
 from tvm import tirx
-from tvm.ir import Expr
-from tvm.sym import Analyzer
+from tvm.script.ir_builder import tirx as T
 
-from compiler import scalar
-from compiler.ops.base import Operand, Reduce
+from compiler.gpus import GPUS, USUAL, Gpu
+from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
+from compiler.schedule.cuda_generic import emit_generic
+from compiler.schedule.cuda_index import Grid, i32, static
 from compiler.schedule.kernel import Kernel
 
-THREADS = 256
+# Tried in order. A template returns its blocks, or None where it does not apply; then the generic one makes the kernel.
+TEMPLATES: dict[str, tuple[Callable[[Kernel, int, Gpu, int | None], Grid | None], ...]] = {
+    "conv": (emit_conv,),
+    "conv_input_grad": (emit_conv_input_grad,),
+    "conv_weight_grad": (emit_conv_weight_grad,),
+    "matmul": (emit_matmul,),
+}
+BLOCKS = 128, 256, 64  # threads of a block that variants of a kernel have
+SHARED_LAUNCH = 128  # threads of a block, where kernels that like different numbers share a launch
 
-# A block per output pays when there are too few outputs to fill a GPU with threads, and each has work for a block.
-FEW_OUTPUTS = 4096
 
-
-def emit(kernels: Sequence[Kernel], batch: int) -> None:
+def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: int = 0) -> None:
     """Emit the kernels of one launch, none of which reads what another writes, into the current function of the IR builder.
 
     batch: what a symbolic extent counts for where a choice needs a number; it changes speed and rounding only.
+    rank: 0 for what is predicted to be best, 1 and 2 for the best of blocks of other sizes, for `netc tune`.
     The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
-    if len(kernels) == 1 and _is_long(kernels[0], batch):
-        _emit_block_per_output(kernels[0])
-    else:
-        _emit_thread_per_output(kernels)
+    grids = [_grid(kernel, batch, gpu, None) for kernel in kernels]
+    if len({grid.threads for grid in grids}) > 1:
+        grids = [_grid(kernel, batch, gpu, SHARED_LAUNCH) for kernel in kernels]
+    if rank:
+        threads = [size for size in BLOCKS if size != grids[0].threads][rank - 1]
+        grids = [_grid(kernel, batch, gpu, threads) for kernel in kernels]
+    counts = [i32(grid.blocks) for grid in grids]
+    words = max(grid.words for grid in grids)
+    with T.launch_thread("blockIdx.x", sum(counts[1:], start=counts[0])) as block:
+        with T.launch_thread("threadIdx.x", grids[0].threads) as thread:
+            shared = T.alloc_buffer((words,), "float32", scope="shared") if words else None
+            _branch(list(zip(grids, counts)), i32(block), i32(thread), shared)
 
 
-def _is_long(kernel: Kernel, batch: int) -> bool:
-    """Whether each of a few outputs has work for a block."""
-    element = _compute(kernel, [_index(0) for _ in kernel.shape])
-    return (isinstance(element, Reduce) and _assumed(element.extents, batch) >= THREADS
-            and _assumed(kernel.shape, batch) <= FEW_OUTPUTS)
+def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
+    for template in TEMPLATES.get(kernel.op.name, ()):
+        if grid := template(kernel, batch, gpu, threads):
+            return grid
+    return emit_generic(kernel, batch, threads)
 
 
-def _emit_thread_per_output(kernels: Sequence[Kernel]) -> None:
-    blocks = [tirx.ceildiv(_product(kernel.shape), THREADS) for kernel in kernels]
-    with T.launch_thread("blockIdx.x", sum(blocks[1:], start=blocks[0])) as block:
-        with T.launch_thread("threadIdx.x", THREADS) as thread:
-            first = _index(0)
-            for kernel, count in zip(kernels, blocks):
-                flat = (_index(block) - first) * THREADS + _index(thread)
-                with T.If(tirx.all(_index(block) >= first, flat < _product(kernel.shape))), T.Then():
-                    _emit_element(kernel, flat)
-                first = first + count
-
-
-def _emit_element(kernel: Kernel, flat: Expr) -> None:
-    index = _unflatten(flat, kernel.shape)
-    element = _compute(kernel, index)
-    if isinstance(element, Reduce):
-        best = _Accumulator(element)
-        best.clear()
-        with T.serial(0, _product(element.extents)) as step:
-            best.add(step)
-        element = best.finish()
-    kernel.store(tuple(index), element)
-
-
-def _emit_block_per_output(kernel: Kernel) -> None:
-    with T.launch_thread("blockIdx.x", _product(kernel.shape)) as block:
-        with T.launch_thread("threadIdx.x", THREADS) as thread:
-            index = _unflatten(_index(block), kernel.shape)
-            reduce = _compute(kernel, index)
-            best = _Accumulator(reduce)
-            extent = _product(reduce.extents)
-            best.clear()
-            with T.serial(0, tirx.ceildiv(extent, THREADS)) as step:
-                flat = step * THREADS + _index(thread)
-                with T.If(flat < extent), T.Then():
-                    best.add(flat)
-            # A butterfly: after each exchange a thread holds the result of twice as many. Every thread takes part, as
-            # TVM's ThreadSync pass allows no barrier inside a condition.
-            shared = _Accumulator(reduce, THREADS, "shared")
-            width = THREADS // 2
-            while width:
-                shared.copy(thread, best)
-                T.evaluate(T.tvm_storage_sync("shared"))
-                best.merge(shared, thread ^ width)
-                T.evaluate(T.tvm_storage_sync("shared"))
-                width //= 2
-            with T.If(thread == 0), T.Then():
-                kernel.store(tuple(index), best.finish())
-
-
-class _Accumulator:
-    """Partial results of one reduction: a value each and, for argmax, the flat index it was found at."""
-
-    def __init__(self, reduce: Reduce, size: int = 1, scope: str = "local"):
-        self.reduce = reduce
-        self.dtype = _dtype(reduce.value(*[_index(0) for _ in reduce.extents]))
-        self.value = T.alloc_buffer((size,), self.dtype, scope=scope)
-        self.where = T.alloc_buffer((size,), "int32", scope=scope) if reduce.kind == "argmax" else None
-
-    def clear(self) -> None:
-        T.buffer_store(self.value, _neutral(self.reduce.kind, self.dtype), [0])
-        if self.where is not None:
-            T.buffer_store(self.where, tirx.const(0, "int32"), [0])
-
-    def add(self, flat: Expr) -> None:
-        """Combine the value at the flat reduction index into slot 0; indices must come in rising order."""
-        index = _unflatten(flat, self.reduce.extents)
-        if self.reduce.where is None:
-            self._add(flat, self.reduce.value(*index))
-        else:
-            with T.If(self.reduce.where(*index)), T.Then():
-                self._add(flat, self.reduce.value(*index))
-
-    def _add(self, flat: Expr, value: Expr) -> None:
-        if self.where is not None:
-            found = tirx.Select(value > self.value[0], tirx.Cast("int32", flat), self.where[0])
-            T.buffer_store(self.where, found, [0])
-        T.buffer_store(self.value, self._combine(self.value[0], value), [0])
-
-    def copy(self, slot: Expr, other: "_Accumulator") -> None:
-        """Slot `slot` becomes slot 0 of `other`."""
-        T.buffer_store(self.value, other.value[0], [slot])
-        if self.where is not None:
-            T.buffer_store(self.where, other.where[0], [slot])
-
-    def merge(self, other: "_Accumulator", slot: Expr) -> None:
-        """Combine slot `slot` of `other` into slot 0."""
-        mine, theirs = self.value[0], other.value[slot]
-        if self.where is not None:
-            i, j = self.where[0], other.where[slot]
-            first = tirx.Select(theirs == mine, tirx.Min(i, j), tirx.Select(theirs > mine, j, i))
-            T.buffer_store(self.where, first, [0])
-        T.buffer_store(self.value, self._combine(mine, theirs), [0])
-
-    def finish(self) -> Expr:
-        """The result element, from slot 0."""
-        result = self.value[0] if self.where is None else self.where[0]
-        return result if self.reduce.finish is None else self.reduce.finish(result)
-
-    def _combine(self, a: Expr, b: Expr) -> Expr:
-        return {"sum": tirx.Add, "max": tirx.Max, "argmax": tirx.Max, "min": tirx.Min}[self.reduce.kind](a, b)
-
-
-def _compute(kernel: Kernel, index: list[Expr]) -> Expr | Reduce:
-    out = Operand(kernel.out, kernel.shape, None)
-    return kernel.op.compute(scalar, kernel.a, out, index, *kernel.operands)
-
-
-def _neutral(kind: str, dtype: str) -> Expr:
-    if kind == "sum":
-        return tirx.const(0, dtype)
-    if dtype.startswith(("float", "bfloat")):
-        return tirx.const(float("inf") if kind == "min" else float("-inf"), dtype)
-    return tirx.max_value(dtype) if kind == "min" else tirx.min_value(dtype)
-
-
-def _dtype(value: Expr) -> str:
-    return str(value.ty.dtype)
-
-
-def _index(value: Expr | int) -> Expr:
-    if isinstance(value, int):
-        return tirx.const(value, "int64")
-    return value if _dtype(value) == "int64" else tirx.Cast("int64", value)
-
-
-def _product(extents: Sequence[Expr | int]) -> Expr:
-    return prod((_index(extent) for extent in extents), start=_index(1))
-
-
-def _assumed(extents: Sequence[Expr | int], batch: int) -> int:
-    """The product of the extents with `batch` for each symbolic variable."""
-    size, analyzer = _product(extents), Analyzer()
-    for symbol in tirx.analysis.undefined_vars(size):
-        analyzer.bind(symbol, _index(batch))
-    return int(analyzer.simplify(size))
-
-
-def _unflatten(flat: Expr, extents: Sequence[Expr | int]) -> list[Expr]:
-    """Row-major index of each axis from the flat one. The outermost needs no modulus: `flat` is in range."""
-    if not extents:
-        return []
-    index = []
-    for extent in reversed(extents[1:]):
-        index.append(tirx.floormod(flat, _index(extent)))
-        flat = tirx.floordiv(flat, _index(extent))
-    return [flat, *reversed(index)]
+def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: Any) -> None:
+    """Each grid's own blocks, one grid behind the other."""
+    (grid, count), *rest = grids
+    if not rest:
+        grid.emit(block, thread, shared)
+        return
+    with T.If(block < count):
+        with T.Then():
+            grid.emit(block, thread, shared)
+        with T.Else():
+            _branch(rest, block - count, thread, shared)

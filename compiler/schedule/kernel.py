@@ -30,6 +30,7 @@ class Kernel:
     scratch(shape, dtype): a private 64-byte-aligned buffer of the program's arena (shape may be symbolic).
     staged: for operands that no memory holds, by position, the kernel that makes them: its bands are computed just
     before they are read, by `finish`.
+    arithmetic: whether the tail is f32 sums, products and maxima alone, which CUDA's compilers take of vectors too.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Kernel:
     finish: Callable[[tuple[Any, ...], Any], Any]
     scratch: Callable[[tuple[Any, ...], str], Any]
     staged: Mapping[int, Kernel]
+    arithmetic: bool = False
 
     def each(self, channel: Any, emit: Callable[[Callable], None]) -> None:
         """emit(store) where `store(idx, value)` knows the segment: `channel` is a scalar, the first of the channels that

@@ -1,0 +1,344 @@
+"""Convolutions, their gradients and matrix products on CUDA cores, as tiled products (`cuda_gemm`) of index maps.
+
+Which index runs fastest is asked of memory: with channels innermost, k counts channels within taps and positions are rows
+of A; where maps lie as their shape says, k counts taps within channels, and positions are columns of B. So loads and
+stores take four neighbours wherever four lie side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.gpus import Gpu
+from compiler.ops.base import Operand
+from compiler.schedule.cuda_gemm import Product, Side, plan
+from compiler.schedule.cuda_index import Grid, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
+from compiler.schedule.kernel import Kernel
+
+
+def emit_conv(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+    """The blocks of `conv`; None where this template does not apply."""
+    x, w, *bias = kernel.operands
+    if not _applies(kernel, x.shape[2:], kernel.shape[2:]):
+        return None
+    a, taps = kernel.a, tuple(kernel.a.kernel)
+    outputs, inputs = static(kernel.shape[1]) // a.groups, static(w.shape[1])
+    last = _channels_last(x)
+    if a.groups > 1 and min(outputs, inputs) < 4:
+        return None
+    flat = _flat(kernel, x, x.shape[2:], kernel.shape[2:])
+    positions = _windows(kernel, x, inputs, last, flat)
+    weights = _weights(w, outputs, inputs, taps, last)
+    step = _channels_and_taps(inputs, taps, last)
+    extent = inputs * prod(taps)
+    if _channels_last_result(kernel):
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), batch, gpu, threads)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), batch, gpu, threads)
+
+
+def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+    """The blocks of `conv_input_grad`: of a result position, the windows that it was in."""
+    g, w = kernel.operands
+    if not _applies(kernel, kernel.shape[2:], g.shape[2:]):
+        return None
+    a, taps = kernel.a, tuple(kernel.a.kernel)
+    outputs, inputs = static(g.shape[1]) // a.groups, static(w.shape[1])
+    if a.groups > 1 and min(outputs, inputs) < 4:
+        return None
+    last = _channels_last(g)
+    flat = _flat(kernel, g, kernel.shape[2:], g.shape[2:])
+    positions = _reached(kernel, g, outputs, last, flat)
+
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, _: Any) -> Any:
+        return w(place[1] + step[1], place[0] + lane, *step[2:])
+
+    weights = Side(inputs, lambda group, c: [c, group * outputs], _always, read, "row", vector(w, 1))
+    step = _channels_and_taps(outputs, taps, last)
+    extent = outputs * prod(taps)
+    if _channels_last_result(kernel):
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), batch, gpu, threads)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), batch, gpu, threads)
+
+
+def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+    """The blocks of `conv_weight_grad`: a sum over all positions of all images."""
+    g, x = kernel.operands
+    if not _applies(kernel, x.shape[2:], g.shape[2:]):
+        return None
+    a, taps = kernel.a, tuple(kernel.a.kernel)
+    outputs, inputs = static(g.shape[1]) // a.groups, static(kernel.shape[1])
+    if a.groups > 1 and min(outputs, inputs) < 4:
+        return None
+    out = [static(extent) for extent in g.shape[2:]]
+    place = prod(out)
+
+    def step(base: Any, within: Any, depth: int) -> list[Any]:
+        n, at = split(base + within, [0, place])
+        return [i64(n), at, *split(at, out)]
+
+    last, joined = _channels_last(g), _joined(g)
+    along = "row" if last else "k"
+    width = vector(g, 1, outputs) if last else vector(g, len(g.shape) - 1, place) if joined else 1
+
+    def gradient(row: Sequence[Any], at: Sequence[Any], lane: Any, k: Any) -> Any:
+        n, flat, *p = at
+        return g(n, row[0] + lane, *([i32(0)] * (len(p) - 1) + [flat + k] if joined else p))
+
+    rows = Side(outputs, lambda group, o: [group * outputs + o], _always, gradient, along, width)
+    return plan(Product(rows, _columns(kernel, x, inputs, out), product([g.shape[0], *out]), step, a.groups,
+                        *_store_weights(kernel, outputs, inputs, _channels_last(x))), batch, gpu, threads)
+
+
+def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+    """The blocks of `matmul`."""
+    x, y, *bias = kernel.operands
+    if any(o.dtype != "float32" for o in kernel.operands):
+        return None
+    a = kernel.a
+
+    def side(source: Operand, extent: Any, transposed: bool) -> Side:
+        """Rows of a matrix that is stored [row, k], or [k, row] if it is transposed."""
+        def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
+            return source(step[0], place[0] + lane) if transposed else source(place[0], step[0] + k)
+
+        return Side(extent, lambda group, row: [row], _always, read, "row" if transposed else "k", vector(source, 1))
+
+    rows, columns = (product([extent]) for extent in kernel.shape)
+    extent = product([x.shape[0 if a.transpose_a else 1]])
+    width = 4 if kernel.arithmetic and static(kernel.shape[1]) is not None and columns % 4 == 0 else 1
+
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+        _lanes(width, lambda lane: kernel.store((row[0], n + lane), _plus(value(lane), bias, n + lane)))
+
+    return plan(Product(side(x, rows, a.transpose_a), side(y, columns, not a.transpose_b), extent,
+                        lambda base, within, depth: [base + within], 1, lambda group, m: [m], store, width), batch, gpu, threads)
+
+
+# --- operands --------------------------------------------------------------------------------------------------------
+
+
+def _applies(kernel: Kernel, source: Sequence[Any], out: Sequence[Any]) -> bool:
+    """f32, and maps of known size."""
+    return (all(o.dtype == "float32" for o in kernel.operands) and kernel.out.dtype == "f32"
+            and all(static(size) is not None for size in (*source, *out)))
+
+
+def _channels_last(x: Operand) -> bool:
+    """Whether neighbours in memory are channels, or would be where each map is one element."""
+    steps = strides(x)
+    return steps is not None and static(steps[1]) == 1
+
+
+def _channels_last_result(kernel: Kernel) -> bool:
+    return kernel.layout.order[-1:] == (1,) or all(static(size) == 1 for size in kernel.shape[2:])
+
+
+def _always(place: Sequence[Any], step: Sequence[Any]) -> None:
+    return None
+
+
+def _joined(x: Operand) -> bool:
+    """Whether all maps' rows lie one behind the other, so that a position is one number."""
+    axes = range(2, len(x.shape))
+    return strides(x) is not None and all(side_by_side(x, outer, inner) for outer, inner in zip(axes, axes[1:]))
+
+
+def _flat(kernel: Kernel, x: Operand, source: Sequence[Any], out: Sequence[Any]) -> bool:
+    """Whether windows are single positions, the same of source and result, in one run of memory."""
+    a = kernel.a
+    return (set(a.kernel) == set(a.stride) == {1} and all(pad == (0, 0) for pad in a.pad) and _joined(x)
+            and [static(s) for s in source] == [static(s) for s in out])
+
+
+def _windows(kernel: Kernel, x: Operand, inputs: int, last: bool, flat: bool) -> Side:
+    """Result positions as rows: of each, the input elements that its window holds."""
+    a, out = kernel.a, [static(size) for size in kernel.shape[2:]]
+    sizes = [static(size) for size in x.shape[2:]]
+
+    def place(group: Any, m: Any) -> list[Any]:
+        n, *p = split(m, [0, prod(out)] if flat else [0, *out])
+        at = [i * s - lo for i, s, (lo, _) in zip(p, a.stride, a.pad)] if not flat else [i32(0)] * (len(out) - 1) + p
+        return [i64(n), group * inputs, *at]
+
+    def at(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
+        return [i + tap * d for i, tap, d in zip(place[2:], step[2:], a.dilation)]
+
+    def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
+        conditions = []
+        for i, size, o, s, t, d, (lo, _) in zip(at(place, step), sizes, out, a.stride, a.kernel, a.dilation, a.pad):
+            conditions += [i >= 0] if lo else []
+            conditions += [i < i32(size)] if (o - 1) * s + (t - 1) * d - lo >= size else []
+        return both(*conditions)
+
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
+        *outer, inner = at(place, step)
+        return x(place[0], place[1] + step[1] + k, *outer, inner + lane)
+
+    extent = product([x.shape[0], *out])
+    if last:
+        return Side(extent, place, inside, read, "k", vector(x, 1, inputs))
+    return Side(extent, place, inside, read, "row", vector(x, len(x.shape) - 1, prod(out)) if flat else 1)
+
+
+def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -> Side:
+    """Input positions as rows: of each, the gradients of the windows that it was in."""
+    a, size = kernel.a, [static(extent) for extent in kernel.shape[2:]]
+    out = [static(extent) for extent in g.shape[2:]]
+
+    def place(group: Any, m: Any) -> list[Any]:
+        n, *p = split(m, [0, prod(size)] if flat else [0, *size])
+        at = [i + lo for i, (lo, _) in zip(p, a.pad)] if not flat else [i32(0)] * (len(size) - 1) + p
+        return [i64(n), group * outputs, *at]
+
+    def shifted(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
+        return [i - tap * d for i, tap, d in zip(place[2:], step[2:], a.dilation)]
+
+    def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
+        if flat:
+            return None
+        conditions = []
+        for i, o, s in zip(shifted(place, step), out, a.stride):
+            conditions += [i >= 0, i < i32(o * s)] + ([tirx.truncmod(i, i32(s)) == 0] if s > 1 else [])
+        return both(*conditions)
+
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
+        *outer, inner = [i if s == 1 else tirx.truncdiv(i, i32(s)) for i, s in zip(shifted(place, step), a.stride)]
+        return g(place[0], place[1] + step[1] + k, *outer, inner + lane)
+
+    extent = product([g.shape[0], *size])
+    if last:
+        return Side(extent, place, inside, read, "k", vector(g, 1, outputs))
+    return Side(extent, place, inside, read, "row", vector(g, len(g.shape) - 1, prod(out)) if flat else 1)
+
+
+def _columns(kernel: Kernel, x: Operand, inputs: int, out: Sequence[int]) -> Side:
+    """Taps and channels as columns: of each, the inputs that it meets at all positions."""
+    a, taps, last = kernel.a, tuple(kernel.a.kernel), _channels_last(x)
+    sizes = [static(size) for size in x.shape[2:]]
+    flat = _flat(kernel, x, sizes, out)
+
+    def place(group: Any, column: Any) -> list[Any]:
+        c, *tap = _channel_and_tap(column, inputs, taps, last)
+        return [group * inputs + c, *(t * d - lo for t, d, (lo, _) in zip(tap, a.dilation, a.pad))]
+
+    def at(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
+        return [i * s + t for i, s, t in zip(step[2:], a.stride, place[1:])]
+
+    def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
+        conditions = []
+        for i, size, o, s, t, d, (lo, _) in zip(at(place, step), sizes, out, a.stride, taps, a.dilation, a.pad):
+            conditions += [i >= 0] if lo else []
+            conditions += [i < i32(size)] if (o - 1) * s + (t - 1) * d - lo >= size else []
+        return both(*conditions)
+
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
+        where = [i32(0)] * (len(out) - 1) + [step[1] + k] if flat else at(place, step)
+        return x(step[0], place[0] + lane, *where)
+
+    width = vector(x, 1, inputs) if last else vector(x, len(x.shape) - 1, prod(out)) if flat else 1
+    return Side(inputs * prod(taps), place, inside, read, "row" if last else "k", width)
+
+
+def _weights(w: Operand, outputs: int, inputs: int, taps: tuple[int, ...], last: bool) -> Side:
+    """Output channels as rows."""
+    steps = strides(w)
+    row = steps is not None and static(steps[0]) == 1 and outputs > 1
+    # Taps within channels are what a weight's own order is: k is then one number.
+    whole = not last and not _run(inputs) and steps is not None and all(side_by_side(w, i, i + 1) for i in range(1, len(taps) + 1))
+    width = vector(w, 0, outputs) if row else vector(w, len(w.shape) - 1, inputs * prod(taps)) if whole else vector(w, 1)
+
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
+        if whole and not row:
+            return w(place[0], *[i32(0)] * len(taps), step[0] + k)
+        return w(place[0] + lane, step[1] + k, *step[2:])
+
+    return Side(outputs, lambda group, o: [group * outputs + o], _always, read, "row" if row else "k", width)
+
+
+def _run(channels: int) -> int | None:
+    """The channels of a tap, where steps of k never cross them."""
+    return channels if channels % 8 == 0 else None
+
+
+def _channels_and_taps(channels: int, taps: tuple[int, ...], last: bool) -> Callable[[Any, Any, int], list[Any]]:
+    """k, and the channel and the tap that it means. Where steps do not cross taps, a few channels of all taps follow each
+    other: all threads are at one tap, and the next tap's lines are in cache already. Else channels within taps if `last`,
+    taps within channels if not."""
+
+    def step(base: Any, within: Any, depth: int) -> list[Any]:
+        if _run(channels):
+            chunk, tap = split(truncdiv(base, depth), [0, prod(taps)])
+            return [i32(0), chunk * depth + within, *split(tap, taps)]
+        return [base + within, *_channel_and_tap(base + within, channels, taps, last)]
+
+    return step
+
+
+def _channel_and_tap(flat: Any, channels: int, taps: tuple[int, ...], last: bool) -> list[Any]:
+    if last:
+        *tap, c = split(flat, [*taps, channels])
+        return [c, *tap]
+    return split(flat, [channels, *taps])
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def _plus(value: Any, bias: Sequence[Operand], o: Any) -> Any:
+    return value + bias[0](o) if bias else value
+
+
+def _lanes(width: int, body: Callable[[Any], None]) -> None:
+    if width == 1:
+        body(i32(0))
+        return
+    with T.vectorized(0, width) as lane:
+        body(lane)
+
+
+def _store_channels(kernel: Kernel, channels: int, bias: Sequence[Operand]) -> tuple[Callable, Callable, int]:
+    """How positions x channels are stored: neighbours are channels."""
+    cuts = [start for start, _ in kernel.segments]
+    width = 4 if kernel.arithmetic and channels % 4 == 0 and all(cut % 4 == 0 for cut in cuts) else 1
+    out = [static(size) for size in kernel.shape[2:]]
+
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+        first = group * channels + n
+        kernel.each(first, lambda put: _lanes(width, lambda lane: put(
+            (row[0], first + lane, *row[1:]), _plus(value(lane), bias, first + lane))))
+
+    def result(group: Any, m: Any) -> list[Any]:
+        n, *p = split(m, [0, *out])
+        return [i64(n), *p]
+
+    return result, store, width
+
+
+def _store_positions(kernel: Kernel, channels: int, bias: Sequence[Operand]) -> tuple[Callable, Callable, int]:
+    """How channels x positions are stored: neighbours are columns of a map's row."""
+    out = [static(size) for size in kernel.shape[2:]]
+    width = 4 if kernel.arithmetic and out[-1] % 4 == 0 else 1
+
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+        image, *outer, inner = split(n, [0, *out])
+        kernel.each(row[0], lambda put: _lanes(width, lambda lane: put(
+            (i64(image), row[0], *outer, inner + lane), _plus(value(lane), bias, row[0]))))
+
+    return lambda group, m: [group * channels + m], store, width
+
+
+def _store_weights(kernel: Kernel, outputs: int, inputs: int, last: bool) -> tuple[Callable, Callable, int]:
+    """How outputs x (taps and channels) are stored."""
+    taps = tuple(kernel.a.kernel)
+    width = 4 if kernel.arithmetic and prod(taps) == 1 and inputs % 4 == 0 else 1
+
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+        c, *tap = _channel_and_tap(n, inputs, taps, last)
+        _lanes(width, lambda lane: kernel.store((row[0], c + lane, *tap), value(lane)))
+
+    return lambda group, m: [group * outputs + m], store, width

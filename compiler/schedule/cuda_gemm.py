@@ -1,0 +1,283 @@
+"""One tiled matrix product on CUDA cores in f32: C[m, n] = sum over k of A[m, k] * B[k, n], for operands that are read by
+index maps (a convolution's windows are never in memory).
+
+A block of threads makes a tile of C. Tiles of A and B go through registers into shared memory, twice as much of it as one
+step needs, so that the next step's loads are under way while this one is multiplied. They lie there with k outermost: a
+thread reads four neighbours at once, and keeps its part of C (up to 8x8) in registers. Rows of A in shared memory are 4
+words longer than the tile, so that what is transposed on the way hits 32 different banks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from compiler.gpus import WARP, Gpu
+from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, static
+from compiler.schedule.cuda_tiles import Gemm, Tile, rank
+
+KEPT = 80  # registers of 128; the rest is for addresses and for what is multiplied next
+SMALL = Tile(32, 64, 8, 4, 4)  # for products smaller than any tile of the threads that are wanted
+PAD = 4  # words behind each row of a tile in shared memory
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of A, or columns of B.
+
+    extent: how many in a group; along: whether neighbours in memory follow each other along "k" or along "row", and
+    `vector` how many of them one load takes. place(group, row): what a thread needs to know of a row (scalars that are
+    kept in registers); inside(place, step): whether the element is one, None for always; read(place, step, row lane, k
+    lane): the element. A step is what `Product.step` makes of k.
+    """
+
+    extent: Any
+    place: Callable[[Any, Any], Sequence[Any]]
+    inside: Callable[[Sequence[Any], Sequence[Any]], Any]
+    read: Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
+    along: str = "row"
+    vector: int = 1
+
+
+@dataclass(frozen=True)
+class Product:
+    """extent: of k; step(base, within, depth): what readers need to know of k = base + within, where base is a multiple of
+    depth, the same for all threads, and within < depth. groups: independent products, side by side.
+
+    vector: how many neighbours along n are stored at once; result(group, m): what a thread needs to know of a row of C;
+    store(row, group, n, value): stores C[m, n + lane] = value(lane) for `vector` lanes. run: steps of k do not cross its
+    multiples.
+    """
+
+    a: Side
+    b: Side
+    extent: Any
+    step: Callable[[Any, Any, int], Sequence[Any]]
+    groups: int
+    result: Callable[[Any, Any], Sequence[Any]]
+    store: Callable[[Sequence[Any], Any, Any, Callable[[Any], Any]], None]
+    vector: int = 1
+    run: int | None = None
+
+
+def plan(product: Product, batch: int, gpu: Gpu, threads: int | None = None) -> Grid:
+    """The blocks of a product; `threads` of each where that is given."""
+    m, n, k = (assumed(extent, batch) for extent in (product.a.extent, product.b.extent, product.extent))
+    tiles = [tile for tile in rank(Gemm(m, n, k, product.groups, run=product.run), gpu, count=1000)
+             if (product.run or tile.k) % tile.k == 0 and _kept(tile) <= KEPT]
+    for wanted in ((threads,),) if threads else ((128, 256), (64, 32)):
+        if tile := next((tile for tile in tiles if tile.threads in wanted), None):
+            return _Emitter(product, tile).grid
+    return _Emitter(product, SMALL).grid
+
+
+def _kept(tile: Tile) -> int:
+    """Registers of a thread for sums, and for what is on its way to shared memory."""
+    return tile.thread_m * tile.thread_n + (tile.m + tile.n) * tile.k // tile.threads
+
+
+class _Emitter:
+    """The statements of one block of a product."""
+
+    def __init__(self, product: Product, tile: Tile):
+        self.product, self.tile, self.threads = product, tile, tile.threads
+        self.lengths = tile.m + PAD, tile.n + PAD
+        self.starts = 0, 2 * tile.k * self.lengths[0]  # in shared memory
+        self.steps = ceildiv(product.extent, tile.k)
+        self.tiles = ceildiv(product.a.extent, tile.m), ceildiv(product.b.extent, tile.n)
+
+    @property
+    def grid(self) -> Grid:
+        rows, columns = self.tiles
+        words = 2 * self.tile.k * sum(self.lengths)
+        return Grid(rows * columns * self.product.groups, self.threads, self.emit, words)
+
+    def emit(self, block: Any, thread: Any, shared: Any) -> None:
+        tile, product = self.tile, self.product
+        rows, columns = self.tiles
+        per_group = rows * columns
+        group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(block, i32(per_group)))
+        turn = block if product.groups == 1 else tirx.truncmod(block, i32(per_group))
+        first = (bind(tirx.truncdiv(turn, i32(columns)) * i32(tile.m)), bind(tirx.truncmod(turn, i32(columns)) * i32(tile.n)))
+        loaders = [_Loader(self, side, group, at, thread, shared, size, length, start) for side, at, size, length, start in zip(
+            (product.a, product.b), first, (tile.m, tile.n), self.lengths, self.starts)]
+        sums = T.alloc_buffer((tile.thread_m * tile.thread_n,), "float32", scope="local")
+        with T.unroll(0, tile.thread_m * tile.thread_n) as i:
+            T.buffer_store(sums, tirx.const(0.0, "float32"), [i])
+        across, down = self._within(thread)
+        for loader in loaders:
+            loader.fetch(i32(0))
+        for loader in loaders:
+            loader.keep(i32(0))
+        _barrier()
+        with T.serial(0, i32(self.steps)) as step:
+            half = bind(tirx.truncmod(step, i32(2)))
+            with T.If(step + 1 < i32(self.steps)), T.Then():
+                for loader in loaders:
+                    loader.fetch(step + 1)
+            self._multiply(shared, sums, across, down, half)
+            with T.If(step + 1 < i32(self.steps)), T.Then():
+                for loader in loaders:
+                    loader.keep(i32(1) - half)
+            _barrier()
+        self._store(sums, group, first, across, down)
+
+    def _within(self, thread: Any) -> tuple[Any, Any]:
+        """A thread's column and row among those of the block; a warp is 8 columns wide where there are as many."""
+        wide = self.tile.n // self.tile.thread_n
+        narrow = min(8, wide)
+        high = WARP // narrow
+        lane, warp = tirx.truncmod(thread, i32(WARP)), tirx.truncdiv(thread, i32(WARP))
+        across = tirx.truncmod(warp, i32(wide // narrow)) * narrow + tirx.truncmod(lane, i32(narrow))
+        down = tirx.truncdiv(warp, i32(wide // narrow)) * high + tirx.truncdiv(lane, i32(narrow))
+        return bind(across), bind(down)
+
+    def _multiply(self, shared: Any, sums: Any, across: Any, down: Any, half: Any) -> None:
+        tile = self.tile
+        parts = []
+        for length, start, size, own, at in zip(self.lengths, self.starts, (tile.m, tile.n), (tile.thread_m, tile.thread_n),
+                                                (down, across)):
+            base = bind(half * (tile.k * length) + at * 4 + start)
+            parts.append((T.alloc_buffer((own,), "float32", scope="local"), base, length, size // (own // 4), own // 4))
+        with T.unroll(0, tile.k) as k:
+            for mine, base, length, apart, count in parts:
+                with T.unroll(0, count) as chunk, T.vectorized(0, 4) as lane:
+                    T.buffer_store(mine, shared[base + k * length + chunk * apart + lane], [chunk * 4 + lane])
+            (a, *_), (b, *_) = parts
+            with T.unroll(0, tile.thread_m) as i, T.unroll(0, tile.thread_n) as j:
+                at = i * tile.thread_n + j
+                T.buffer_store(sums, sums[at] + a[i] * b[j], [at])
+
+    def _store(self, sums: Any, group: Any, first: tuple[Any, Any], across: Any, down: Any) -> None:
+        tile, product, width = self.tile, self.product, self.product.vector
+        row_chunks, column_chunks = tile.thread_m // 4, tile.thread_n // 4
+        with T.unroll(0, tile.thread_m) as i:
+            m = first[0] + tirx.truncdiv(i, i32(4)) * (tile.m // row_chunks) + down * 4 + tirx.truncmod(i, i32(4))
+            with _where(None if self._whole(product.a, tile.m) else m < i32(product.a.extent)):
+                row = [bind(value) for value in product.result(group, m)]
+                with T.unroll(0, tile.thread_n // width) as j:
+                    chunk, rest = (j, i32(0)) if width == 4 else (tirx.truncdiv(j, i32(4 // width)), tirx.truncmod(
+                        j, i32(4 // width)) * width)
+                    n = first[1] + chunk * (tile.n // column_chunks) + across * 4 + rest
+                    with _where(None if self._whole(product.b, tile.n) else n < i32(product.b.extent)):
+                        product.store(row, group, n, lambda lane: sums[i * tile.thread_n + j * width + lane])
+
+    @staticmethod
+    def _whole(side: Side, size: int) -> bool:
+        """Whether tiles of so many rows hold nothing but rows."""
+        known = static(side.extent)
+        return known is not None and known % size == 0
+
+
+class _Loader:
+    """A thread's part of bringing one operand's tiles into shared memory."""
+
+    def __init__(self, emitter: _Emitter, side: Side, group: Any, first: Any, thread: Any, shared: Any, size: int, length: int,
+                 start: int):
+        self.product, self.side, self.shared, self.start = emitter.product, side, shared, start
+        self.depth, self.length, self.width = emitter.tile.k, length, side.vector
+        loads = size * self.depth // self.width
+        self.count = -(-loads // emitter.threads)
+        self.active = None if loads % emitter.threads == 0 else thread < i32(loads)
+        self.rows, self.ks, self.places = [], [], []
+        whole = emitter._whole(side, size)
+        rows: dict[Any, Any] = {}
+        for turn in range(self.count):
+            key, row, k = self._split(thread, turn, emitter.threads, size)
+            if key not in rows:
+                row = bind(row)
+                ok = None if whole else bind(first + row < i32(side.extent))
+                rows[key] = row, ok, [bind(value) for value in side.place(group, first + row)]
+            row, *place = rows[key]
+            self.rows.append(row)
+            self.ks.append(k)
+            self.places.append(place)
+        self.stage = T.alloc_buffer((self.count * self.width,), "float32", scope="local")
+
+    def _split(self, thread: Any, turn: int, threads: int, size: int) -> tuple[int, Any, Any]:
+        """The first row and k, within a tile, of a thread's load number `turn`; turns of one number have the same row.
+
+        Along k, 8 elements of a row are read side by side: a sector of memory, and as many as go to different banks.
+        """
+        if self.side.along == "k":
+            across = min(8, self.depth) // self.width
+            down, lane = tirx.truncdiv(thread, i32(across)), tirx.truncmod(thread, i32(across))
+            sweep = across * size // threads
+            if sweep:
+                return turn % sweep, down + turn % sweep * (threads // across), (lane + turn // sweep * across) * self.width
+            deep = tirx.truncdiv(thread, i32(across * size)) + turn * (threads // (across * size))
+            return 0, tirx.truncmod(down, i32(size)), (lane + deep * across) * self.width
+        across = size // self.width
+        if across > threads:
+            sweep = across // threads
+            return turn % sweep, (thread + turn % sweep * threads) * self.width, i32(turn // sweep)
+        return (0, tirx.truncmod(thread, i32(across)) * self.width,
+                tirx.truncdiv(thread, i32(across)) + turn * (threads // across))
+
+    def fetch(self, step: Any) -> None:
+        """From memory into registers; zeros where there is nothing."""
+        zero = tirx.const(0.0, "float32")
+        whole = static(self.product.extent) is not None and static(self.product.extent) % self.depth == 0
+        for turn in range(self.count):
+            base = bind(step * self.depth)
+            k = base + self.ks[turn]
+            at = [bind(value) for value in self.product.step(base, self.ks[turn], self.depth)]
+            ok, place = self.places[turn]
+            condition = both(self.active, ok, None if whole else k < i32(self.product.extent), self.side.inside(place, at))
+
+            def read(lane: Any) -> Any:
+                lanes = (i32(0), lane) if self.side.along == "k" else (lane, i32(0))
+                return self.side.read(place, at, *lanes)
+
+            def put(value: Callable[[Any], Any]) -> None:
+                if self.width == 1:
+                    T.buffer_store(self.stage, value(i32(0)), [turn])
+                    return
+                with T.vectorized(0, self.width) as lane:
+                    T.buffer_store(self.stage, value(lane), [turn * self.width + lane])
+
+            if condition is None:
+                put(read)
+                continue
+            with T.If(condition):
+                with T.Then():
+                    put(read)
+                with T.Else():
+                    put(lambda lane: zero)
+
+    def keep(self, half: Any) -> None:
+        """From registers into shared memory."""
+        for turn in range(self.count):
+            base = self.start + half * (self.depth * self.length) + self.ks[turn] * self.length + self.rows[turn]
+            with _where(self.active):
+                if self.side.along == "k":
+                    with T.unroll(0, self.width) as lane:
+                        T.buffer_store(self.shared, self.stage[turn * self.width + lane], [base + lane * self.length])
+                elif self.width == 1:
+                    T.buffer_store(self.shared, self.stage[turn], [base])
+                else:
+                    with T.vectorized(0, self.width) as lane:
+                        T.buffer_store(self.shared, self.stage[turn * self.width + lane], [base + lane])
+
+
+class _where:
+    """`with _where(condition)`: statements under a condition, or always for None."""
+
+    def __init__(self, condition: Any):
+        self.frames = [] if condition is None else [T.If(condition), T.Then()]
+
+    def __enter__(self) -> None:
+        for frame in self.frames:
+            frame.__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        for frame in reversed(self.frames):
+            frame.__exit__(*problem)
+
+
+def _barrier() -> None:
+    T.evaluate(T.tvm_storage_sync("shared"))

@@ -1,0 +1,150 @@
+"""What CUDA schedules share: 32-bit indices, what is known of sizes, and where elements lie side by side.
+
+Positions (images x rows x columns) and what is reduced over are counted in 32 bits: with 2^31 of them, one f32 channel
+alone would be 8 GiB. Offsets into buffers are 64 bits wide, as buffers' strides are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+from tvm.sym import Analyzer
+
+from compiler.ops.base import Operand
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One kernel's blocks. blocks: how many; threads: of each; words: f32 of shared memory that a block uses.
+
+    emit(block, thread, shared): the statements of one block; `shared` is a buffer of at least `words`.
+    """
+
+    blocks: Any
+    threads: int
+    emit: Callable[[Any, Any, Any], None]
+    words: int = 0
+
+
+def i32(value: Any) -> Any:
+    """A number or an expression as int32."""
+    if isinstance(value, int):
+        return tirx.const(value, "int32")
+    return value if str(value.ty.dtype) == "int32" else tirx.Cast("int32", value)
+
+
+def i64(value: Any) -> Any:
+    if isinstance(value, int):
+        return tirx.const(value, "int64")
+    return value if str(value.ty.dtype) == "int64" else tirx.Cast("int64", value)
+
+
+def static(extent: Any) -> int | None:
+    """The value of a known extent, None for a symbolic one."""
+    if isinstance(extent, int):
+        return extent
+    return int(extent.value) if isinstance(extent, tirx.IntImm) else None
+
+
+def product(extents: Sequence[Any]) -> Any:
+    """int where all are known, else an int32 expression."""
+    sizes = [static(extent) for extent in extents]
+    if None not in sizes:
+        return prod(sizes)
+    known = prod(size for size in sizes if size is not None)
+    symbols = [i32(extent) for extent, size in zip(extents, sizes) if size is None]
+    return prod(symbols[1:], start=symbols[0]) * i32(known)
+
+
+def ceildiv(a: Any, b: int) -> Any:
+    return -(-a // b) if isinstance(a, int) else tirx.truncdiv(a + i32(b - 1), i32(b))
+
+
+def truncdiv(a: Any, b: int) -> Any:
+    """a / b of what is not negative."""
+    return tirx.truncdiv(a, i32(b))
+
+
+def assumed(extent: Any, batch: int) -> int:
+    """An extent with `batch` for every symbol."""
+    if isinstance(extent, int):
+        return extent
+    analyzer = Analyzer()
+    for symbol in tirx.analysis.undefined_vars(extent):
+        analyzer.bind(symbol, tirx.const(batch, str(symbol.ty.dtype)))
+    return int(analyzer.simplify(extent))
+
+
+def split(flat: Any, extents: Sequence[int]) -> list[Any]:
+    """The row-major index of a flat int32 one, which is not negative; the outermost may be of any size."""
+    index = []
+    for extent in reversed(extents[1:]):
+        if extent == 1:
+            index.append(i32(0))
+            continue
+        index.append(tirx.truncmod(flat, i32(extent)))
+        flat = tirx.truncdiv(flat, i32(extent))
+    return [flat, *reversed(index)]
+
+
+def both(*conditions: Any) -> Any:
+    """All of them, None standing for what always holds."""
+    there = [condition for condition in conditions if condition is not None]
+    return tirx.all(*there) if len(there) > 1 else there[0] if there else None
+
+
+def bind(value: Any) -> Any:
+    """A register that holds `value`; a constant stays one."""
+    return value if isinstance(value, int | tirx.IntImm | tirx.FloatImm) else T.bind(value)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def strides(x: Operand) -> list[Any] | None:
+    """By how many elements a step along each logical axis moves; None where no memory holds the operand, or where an axis
+    is cut into blocks."""
+    if x.buffer is None or x.layout.block > 1:
+        return None
+    steps = list(x.buffer.strides)
+    if not steps:
+        steps = [i64(1)]
+        for extent in reversed(x.buffer.shape[1:]):
+            steps.insert(0, steps[0] * extent)
+    where = x.layout.physical(range(len(x.shape)))
+    return [steps[where.index(axis)] for axis in range(len(x.shape))]
+
+
+def vector(x: Operand, axis: int, extent: int | None = None, widths: Sequence[int] = (4, 2)) -> int:
+    """How many neighbours along `axis` one aligned load may take, so that they divide `extent` (default: all there are); 1
+    where they do not lie side by side."""
+    steps = strides(x)
+    extent = static(x.shape[axis]) if extent is None else extent
+    if steps is None or x.dtype != "float32" or static(steps[axis]) != 1 or extent is None:
+        return 1
+    analyzer = Analyzer()
+    others = [step for at, step in enumerate(steps) if at != axis and static(x.shape[at]) != 1]
+    offset = [x.buffer.elem_offset] if x.buffer.elem_offset is not None else []
+
+    def fits(width: int) -> bool:
+        return extent % width == 0 and all(_multiple(analyzer, step, width) for step in [*others, *offset])
+
+    return next((width for width in widths if fits(width)), 1)
+
+
+def _multiple(analyzer: Analyzer, value: Any, width: int) -> bool:
+    known = static(value)
+    if known is not None:
+        return known % width == 0
+    return bool(analyzer.can_prove(tirx.floormod(value, i64(width)) == 0))
+
+
+def side_by_side(x: Operand, outer: int, inner: int) -> bool:
+    """Whether the last element along axis `inner` lies before the first of the next along `outer`: the two are as one."""
+    steps = strides(x)
+    return steps is not None and bool(Analyzer().can_prove(steps[outer] == steps[inner] * x.shape[inner]))

@@ -126,18 +126,18 @@ class _Stack:
     def __init__(self, items: Sequence[Item], order: Sequence[int], steps: int, fixed: Sequence[Placed] = ()):
         self.items, self.order, self.steps, self.fixed = items, order, steps, fixed
         self.starts = [0] * len(items)
-        # What is placed, a row each: start, end, first and last step.
-        placed = np.array([*fixed, *[(0, 0, 0, 0)] * len(items)], np.int64).reshape(-1, 4)
+        # What is placed, lowest first, a row each: start, end, first and last step.
+        placed = np.zeros((len(fixed) + len(items), 4), np.int64)
+        placed[:len(fixed)] = np.array(sorted(fixed), np.int64).reshape(-1, 4)
         for count, i in enumerate(order, len(fixed)):
             first, last, units = items[i]
             near = placed[:count][(placed[:count, 2] <= last) & (placed[:count, 3] >= first), :2]
-            at = 0
-            for start, end in sorted(near.tolist()):
-                if start - at >= units:
-                    break
-                at = max(at, end)
-            self.starts[i] = at
-            placed[count] = at, at + units, first, last
+            below = np.maximum.accumulate(np.append(0, near[:, 1]))  # where what lies below each of these ends, and all of it
+            free = np.flatnonzero(near[:, 0] - below[:-1] >= units)
+            at = self.starts[i] = int(below[free[0] if len(free) else -1])
+            place = int(placed[:count, 0].searchsorted(at))
+            placed[place + 1:count + 1] = placed[place:count]
+            placed[place] = at, at + units, first, last
 
         # For each step, where the highest item that is alive ends.
         self.heights = np.zeros(steps, np.int64)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from compiler import sass, toolkit
+from compiler.artifact import build
 from compiler.cubin import usage
 from compiler.gpus import GPUS, STATIC_SHARED
 from netc.api import load
@@ -29,8 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("artifacts")
     (folder / "module.net").write_text(MODULE)
     for net in (SPECS / "lenet.net", folder / "module.net"):
-        artifact = load(net).build("run", "cuda:" + ",".join(ARCHS))
-        write(folder / f"{net.stem}.netb", artifact.manifest, artifact.members)
+        write(folder / f"{net.stem}.netb", *build(load(net).program, "cuda:" + ",".join(ARCHS)))
     return folder
 
 

@@ -213,11 +213,13 @@ static __device__ inline void netc_copy_16(void* to, const void* from) {
 
 static __device__ inline bool netc_last_block(unsigned* counter, int blocks) {
   __shared__ bool netc_last[1];
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0)
-    netc_last[0] = atomicInc(counter, static_cast<unsigned>(blocks - 1)) == static_cast<unsigned>(blocks - 1);
+  if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
+    unsigned last = static_cast<unsigned>(blocks - 1);
+    __threadfence();
+    netc_last[0] = atomicInc(counter, last) == last;
+    __threadfence();
+  }
   __syncthreads();
-  __threadfence();
   return netc_last[0];
 }

@@ -22,10 +22,12 @@ HERE = Path(__file__).parent
 _DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\) )?(\w+)\(([^()]*)\);')
 _SHARED = re.compile(r"(?<!extern )__shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?([\w ]+?) (\w+)\[(\d+)\];")
 _DYNAMIC = re.compile(r'extern (?:"C" )?__shared__ (?:\w+\(\d+\) )?([\w ]+?) (\w+)\[\];')
-_LOCAL = re.compile(r"^(\s+)((?:alignas\(\d+\) |__align__\(\d+\) )?)(\w+) (\w+)(\[\d+\])?;", re.MULTILINE)
+_LOCAL = re.compile(r"^(\s+)(?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)(?:\[(\d+)\])?;", re.MULTILINE)
+_TOGETHER = re.compile(r"\b(__sync\w+|__shfl\w+|netc_(?!copy_16|tf32)\w+)\(")  # where threads wait for others
 INSTRUCTIONS = "// Instructions of NVIDIA GPUs"  # how compiler/cuda_instructions.h begins
 
-_PRELUDE = """#include "cuda_host.h"
+_PRELUDE = """#include <algorithm>
+#include "cuda_host.h"
 struct Any { int32_t kind; uint32_t padding; union { int64_t number; double real; void* pointer; }; };
 extern "C" void TVMFFIErrorSetRaisedFromCStr(const char*, const char*);
 extern "C" const char* emulator_fault();
@@ -51,10 +53,10 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
     functions: of kernels.json. check: with a call before each access to memory. Raises NetcError E0740, E0741.
     """
     command = [*compiler(), "-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
-    engine = _kept("engine.o", command, ["-O2", "-c"], (HERE / "engine.cc").read_text())
+    engine = _kept("emulator.o", command, ["-O2", "-c"], '#include "engine.cc"\n#include "checks.cc"\n')
     flags = ["-O1", *(["-fsanitize=thread"] if check else []), "-c"]
     kernels = _kept("kernels.o", command, flags, translate(source, functions, check))
-    # Without -fsanitize here: the calls that it put in come to engine.cc, not to its own library.
+    # Without -fsanitize here: the calls that it put in come to checks.cc, not to its own library.
     path = kernels.with_name(f"{kernels.stem}-{engine.stem[:16]}.so")
     if not path.exists():
         _made(path, [*command, "-shared", "-Wl,-Bsymbolic", str(kernels), str(engine)])
@@ -63,8 +65,8 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
 
 def _kept(name: str, command: Sequence[str], flags: Sequence[str], text: str) -> Path:
     """An object file of a C++ text, from the cache where it is there."""
-    headers = [(HERE / header).read_text() for header in ("engine.h", "cuda_host.h", "cuda_types.h")]
-    digest = hashlib.sha256("\0".join([*command, *flags, *headers, text]).encode())
+    included = [path.read_text() for path in sorted(HERE.iterdir()) if path.suffix in (".h", ".cc")]
+    digest = hashlib.sha256("\0".join([*command, *flags, *included, text]).encode())
     path = _folder() / f"{digest.hexdigest()}.o"
     if path.exists():
         os.utime(path)
@@ -95,23 +97,49 @@ def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]],
     kernels = source.index('extern "C" __global__')
     start = source.find(INSTRUCTIONS, 0, kernels) if INSTRUCTIONS in source else kernels
     line = source.count("\n", 0, start) + 1
-    code = source[kernels:]
+    instructions, code = source[start:kernels], source[kernels:]
+    launchers = [_launcher(name, parameters, functions[name], _body(code, name))
+                 for name, parameters in _DECLARATION.findall(code)]
     if check:
-        code = _LOCAL.sub(lambda m: m[0] if m[3] in ("return", "break", "continue", "goto") else
-                          f"{m[0]} memset(&{m[4]}, 0xff, sizeof {m[4]});", code)
-    code = _DYNAMIC.sub(r"\1* \2 = (\1*)emulator::DynamicShared();", source[start:kernels] + code)
+        code = _LOCAL.sub(_poisoned, code)
     numbers = itertools.count(1)
-    code = _SHARED.sub(lambda m: "{0} (&{1})[{2}] = *({0}(*)[{2}])emulator::SharedArray({3}, sizeof({0}) * {2});".format(
-        *m.groups(), next(numbers)), code)
-    launchers = [_launcher(name, parameters, functions[name])
-                 for name, parameters in _DECLARATION.findall(source)]
-    checks = f"static const bool checks = emulator::checks = {str(check).lower()};"
-    return "\n".join([_PRELUDE, checks, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
+    code = _DYNAMIC.sub(lambda m: f"{m[1]}* {m[2]} = ({m[1]}*)emulator::DynamicShared({_granule(code, m[2], 'int')});",
+                        code)
+    code = _SHARED.sub(
+        lambda m: "{0} (&{1})[{2}] = *({0}(*)[{2}])emulator::SharedArray({3}, sizeof({0}) * {2}, {4});".format(
+            *m.groups(), next(numbers), _granule(code, m[2], m[1])), instructions + code)
+    prelude = f"{_PRELUDE}const bool emulator::checks = {str(check).lower()};"
+    return "\n".join([prelude, f'#line {line} "kernels.cu"', code, '#line 1 "launchers"', *launchers])
 
 
-def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]]) -> str:
-    types = [p.replace("__restrict__", "").rsplit(None, 1)[0] for p in parameters.split(",")]
+def _body(code: str, name: str) -> str:
+    """The text of a kernel, or an empty one."""
+    found = re.search(rf'void (?:__launch_bounds__\([^()]*\) )?{name}\([^()]*\) \{{.*?^\}}', code, re.DOTALL | re.MULTILINE)
+    return found[0] if found else ""
+
+
+def _granule(code: str, name: str, kind: str) -> str:
+    """The bytes of the smallest element that a shared array is looked at as, in C++."""
+    kinds = {kind, *re.findall(rf"\((\w+)\*\)\(?{name}\b", code)} - {"void"}
+    return "int(std::min({" + ", ".join(f"sizeof({k})" for k in sorted(kinds)) + "}))"
+
+
+def _poisoned(declaration: re.Match[str]) -> str:
+    """A local variable full of NaN. Element by element: an array whose address is taken counts as memory that is checked."""
+    _, kind, name, extent = declaration.groups()
+    if kind in ("return", "break", "continue", "goto"):
+        return declaration[0]
+    value = f"emulator::Unwritten<{kind}>()"
+    fill = f"for (int i_ = 0; i_ < {extent}; ++i_) {name}[i_] = {value};" if extent else f"{name} = {value};"
+    return f"{declaration[0]} {fill}"
+
+
+def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]], body: str) -> str:
+    types = [p.replace("__restrict__", "").rsplit(None, 1)[0].strip() for p in parameters.split(",")]
     unpacked = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
+    granules = ", ".join("1" if re.fullmatch(r"(const )?void\*", kind) else f"sizeof({kind.rstrip('*')})"
+                         if kind.endswith("*") else "0" for kind in types)
+    alone = str(not _TOGETHER.search(body)).lower()
     narrow = "".join(f"float real{i} = args[{i}].real; at[{i}] = &real{i}; "
                      for i, word in enumerate(function["args"]) if word == "float32")
     extents = {"blockIdx.": "grid", "threadIdx": "block"}
@@ -122,7 +150,8 @@ def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]])
 EMULATOR_PLAIN static void run_{name}(void** args) {{ {name}({unpacked}); }}
 extern "C" EMULATOR_PLAIN int emulate_{name}(const unsigned* grid, const unsigned* block,
     size_t dynamic, void** args) {{
-  return emulator::Launch("{name}", grid, block, dynamic, run_{name}, args);
+  const int granules[] = {{{granules}, -1}};
+  return emulator::Launch("{name}", grid, block, dynamic, {alone}, granules, run_{name}, args);
 }}
 extern "C" EMULATOR_PLAIN int __tvm_ffi_{name}(void*, const Any* args, int32_t, Any* result) {{
   unsigned grid[3] = {{1, 1, 1}}, block[3] = {{1, 1, 1}};

@@ -37,7 +37,7 @@ inline T __ldg(const T* data) { return *data; }
 
 namespace emulator {
 
-inline int Lane() {
+EMULATOR_PLAIN inline int Lane() {
   return (place.thread.x + place.block_size.x * (place.thread.y + place.block_size.y * place.thread.z)) % kWarp;
 }
 
@@ -53,52 +53,22 @@ EMULATOR_PLAIN T Shuffle(unsigned mask, T value, int source, int width, int line
   return value;
 }
 
-template <class T>
-EMULATOR_PLAIN T Add(T* data, T value) {
-  Atomic(data, sizeof value);
+// One step that no other atomic comes between: the word becomes change(word). Returns what it was.
+template <class T, class Change>
+EMULATOR_PLAIN __attribute__((noinline)) T Atomic(T* data, Change change) {
+  BeginAtomic(data, sizeof *data, EMULATOR_CODE);
   T before = *data;
-  *data = before + value;
+  *data = change(before);
+  EndAtomic();
   return before;
 }
 
+// What an uninitialized variable holds: NaN, where it is a number with a point.
 template <class T>
-EMULATOR_PLAIN T Max(T* data, T value) {
-  Atomic(data, sizeof value);
-  T before = *data;
-  if (value > before) *data = value;
-  return before;
-}
-
-template <class T>
-EMULATOR_PLAIN T Min(T* data, T value) {
-  Atomic(data, sizeof value);
-  T before = *data;
-  if (value < before) *data = value;
-  return before;
-}
-
-// Counts from 0 to `last`, and over.
-EMULATOR_PLAIN inline unsigned Increment(unsigned* data, unsigned last) {
-  Atomic(data, sizeof *data);
-  unsigned before = *data;
-  *data = before >= last ? 0 : before + 1;
-  return before;
-}
-
-template <class T>
-EMULATOR_PLAIN T Swap(T* data, T value) {
-  Atomic(data, sizeof value);
-  T before = *data;
-  *data = value;
-  return before;
-}
-
-template <class T>
-EMULATOR_PLAIN T SwapIf(T* data, T expected, T value) {
-  Atomic(data, sizeof value);
-  T before = *data;
-  if (before == expected) *data = value;
-  return before;
+EMULATOR_PLAIN __forceinline__ T Unwritten() {
+  T value;
+  memset(&value, 0xff, sizeof value);
+  return value;
 }
 
 }  // namespace emulator
@@ -116,16 +86,24 @@ EMULATOR_PLAIN T SwapIf(T* data, T expected, T value) {
 #define __shfl_up_sync(mask, value, lanes, ...) \
   EMULATOR_SHUFFLE(mask, value, emulator::Lane() - (lanes), ##__VA_ARGS__)
 #define __activemask() (~0u)
+#define EMULATOR_ATOMIC(name, expression)                                                     \
+  template <class T>                                                                          \
+  __forceinline__ T name(T* data, T value) {                                                  \
+    return emulator::Atomic(data, [value](T before) EMULATOR_PLAIN -> T { return expression; }); \
+  }
+EMULATOR_ATOMIC(atomicAdd, before + value)
+EMULATOR_ATOMIC(atomicSub, before - value)
+EMULATOR_ATOMIC(atomicMax, value > before ? value : before)
+EMULATOR_ATOMIC(atomicMin, value < before ? value : before)
+EMULATOR_ATOMIC(atomicExch, value)
+EMULATOR_ATOMIC(atomicAnd, before & value)
+EMULATOR_ATOMIC(atomicOr, before | value)
+EMULATOR_ATOMIC(atomicXor, before ^ value)
+EMULATOR_ATOMIC(atomicInc, before >= value ? 0 : before + 1)
+EMULATOR_ATOMIC(atomicDec, before == 0 || before > value ? value : before - 1)
 template <class T>
-inline T atomicAdd(T* data, T value) { return emulator::Add(data, value); }
-template <class T>
-inline T atomicMax(T* data, T value) { return emulator::Max(data, value); }
-template <class T>
-inline T atomicMin(T* data, T value) { return emulator::Min(data, value); }
-template <class T>
-inline T atomicExch(T* data, T value) { return emulator::Swap(data, value); }
-template <class T>
-inline T atomicCAS(T* data, T expected, T value) { return emulator::SwapIf(data, expected, value); }
-inline unsigned atomicInc(unsigned* data, unsigned last) { return emulator::Increment(data, last); }
-inline void __threadfence() {}
+__forceinline__ T atomicCAS(T* data, T expected, T value) {
+  return emulator::Atomic(data, [=](T before) EMULATOR_PLAIN -> T { return before == expected ? value : before; });
+}
+__forceinline__ void __threadfence() { emulator::Fence(); }
 inline void __threadfence_block() {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import re
 import threading
@@ -14,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from runtime import native
+from runtime import native, threads
 from runtime.arrays import address, aligned
 from runtime.device import Gpu, GpuBound
 from runtime.emulator import build
@@ -31,7 +32,8 @@ class EmulatedArray:
     def __init__(self, kernels: ctypes.CDLL, shape: tuple[int, ...], dtype: np.dtype):
         self.shape, self.dtype = shape, dtype
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        self._memory = aligned((self.nbytes + 2 * _RED_ZONE,), np.dtype(np.uint8))
+        # Anonymous memory that processes share; it begins a page.
+        self._memory = np.frombuffer(mmap.mmap(-1, self.nbytes + 2 * _RED_ZONE), np.uint8)
         self._memory[...] = 0xff
         self.address = address(self._memory) + _RED_ZONE
         self._kernels = kernels
@@ -57,7 +59,7 @@ class Emulator(Gpu):
 
     def __init__(self, host: native.Object, members: Mapping[str, bytes]):
         """host: the loaded host.o, which gets its kernels. Raises NetcError E0740, E0741, E0743."""
-        self.device = (native.CUDA, 0)
+        self.device, self.name = (native.CUDA, 0), NAME
         kind, seed = _order(os.environ.get("NETC_EMULATOR_ORDER", "forward"))
         check = os.environ.get("NETC_EMULATOR_CHECK", "0") not in ("", "0")
         self._source = members["kernels.cu"].decode()
@@ -68,6 +70,7 @@ class Emulator(Gpu):
         self._kernels.emulator_fault.restype = ctypes.c_char_p
         self._kernels.emulator_fault_code.restype = ctypes.c_size_t
         self._kernels.emulator_order(ctypes.c_char(kind.encode()), seed)
+        self._kernels.emulator_processes(threads.count())
         self._staged: WeakKeyDictionary[Plan, dict[int, EmulatedArray]] = WeakKeyDictionary()
 
     def fault(self) -> NetcError | None:

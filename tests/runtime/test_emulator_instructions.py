@@ -116,7 +116,7 @@ SHUFFLES = """void shuffles(float* out, float* in) {
 def kernels():
     return Kernels(*(MMA.format(name=name, **shape) for name, shape in SHAPES.items()),
                    *(LDMATRIX.format(n=n, trans=trans) for n in (1, 2, 4) for trans in ("", "_trans")),
-                   COPIES, TYPES, TF32, LAST, SHUFFLES, check=False)
+                   COPIES, TYPES, TF32, LAST, SHUFFLES)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -32,6 +32,7 @@ class Machine:
     native: Callable[[Node], bool] = lambda node: False
     cache: int = 512 << 10
     pairs: frozenset[tuple[str, str]] = frozenset()
+    channels_last: bool = False  # whether schedules like the channels of a position together in memory
     near: float = 0.0  # bytes/s from caches, for kernels that touch `few` bytes at most
     few: int = -1
 
@@ -70,7 +71,7 @@ _STAGED = frozenset({("max_pool", "conv"), ("avg_pool", "conv"), ("conv", "max_p
 MACHINES = {
     "cpu": Machine(9e10, 2.2e10, 1e-7, near=3.5e10, few=8 << 20, staged=_STAGED, together=_blocked, native=_row,
                    pairs=frozenset({("max_pool", "max_pool_index"), ("conv_weight_grad", "sum")})),
-    **{arch: Machine(gpu.flops, gpu.bandwidth, gpu.launch, together=_threads) for arch, gpu in GPUS.items()},
+    **{arch: Machine(gpu.flops, gpu.bandwidth, gpu.launch, together=_threads, channels_last=True) for arch, gpu in GPUS.items()},
 }
 
 

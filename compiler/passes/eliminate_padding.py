@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from compiler.group import is_leaf, view_root
 from compiler.ir import Graph
+from compiler.layout import PLAIN
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
 
 
@@ -20,7 +21,7 @@ def eliminate_padding(graph: Graph, context: Context) -> list[Rewrite]:
         if node.op in ("conv", "winograd_conv") and any(lo or hi for lo, hi in node.attrs["pad"]):
             source = node.inputs[0]
             root = graph.places[source].root if source in graph.places else source
-            if root in graph.layouts and not is_leaf(graph[view_root(graph, root)]):
+            if graph.layouts.get(root, PLAIN).block > 1 and not is_leaf(graph[view_root(graph, root)]):
                 readers.setdefault(root, []).append(node.name)
     considered = []
     for root, convs in readers.items():

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 from compiler.ir import Graph
 from compiler.passes import (  # noqa: F401  (each declares its pass)
+    channels_last,
     choose_algorithm,
     choose_layout,
     choose_precision,
@@ -38,7 +39,7 @@ from runtime.errors import NetcError
 
 # On the user's layers, before differentiation. What is folded or moved away lets the passes behind it see more.
 LAYERS = ["fold_batch_norm", "search", "move_pooling", "collapse_linear_chains", "merge_sibling_convs"]
-PRIMITIVES = ["concat_gradients", "clean", "choose_precision", "choose_layout", "choose_algorithm"]  # on what is lowered
+PRIMITIVES = ["concat_gradients", "clean", "choose_precision", "choose_layout", "channels_last", "choose_algorithm"]  # on what is lowered
 # On which of them share a kernel, and where tensors lie.
 KERNELS = ["fuse_elementwise", "fuse_pool_pointwise", "fuse_conv_pool", "fuse_pointwise_conv", "eliminate_concat",
            "eliminate_split", "eliminate_padding", "share_reads", "group_independent", "flatten_updates", "recompute",

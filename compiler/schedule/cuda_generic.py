@@ -51,7 +51,8 @@ def _is_long(kernel: Kernel, batch: int) -> bool:
 
 
 def _emit_element(kernel: Kernel, flat: Expr) -> None:
-    index = _unflatten(flat, kernel.shape)
+    # Neighbouring threads store neighbours in memory.
+    index = list(kernel.layout.logical(_unflatten(flat, kernel.layout.physical(kernel.shape))))
     element = _compute(kernel, index)
     if isinstance(element, Reduce):
         best = _Accumulator(element)

@@ -39,14 +39,14 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
          off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-         search: float = 0.0, precision: str = "f32") -> tuple[dict[str, Any], dict[str, bytes]]:
+         search: float = 0.0, precision: str = "f32", variants: int = 1) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     batch: the design batch of `run`, what kernels are made for (any batch runs); `step` and `evaluate` are made for the
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
-    Returns manifest and members, of the parameters the constants only.
+    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. Returns manifest and members, of the parameters the constants only.
 
     Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, E0750 to E0752 for a precision
     that it does not compute in, before anything takes long.
@@ -56,7 +56,7 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     check_precision(precision, names, backend)
     graphs, lowering, entries = _lower(program, names, backend, 
                                        replace(backend.options(batch), off=off, exact=exact, search=search,
-                                               precision=precision), memory)
+                                               precision=precision), memory, variants=variants)
     slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
@@ -83,11 +83,11 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
 
 
 def _lower(program: Program, names: Sequence[str], backend: Any, options: programs.Options, memory: int | None,
-           scratch: Mapping[str, Any] = MappingProxyType({})) -> tuple[dict[str, Graph], lower.Lowering, dict[str, Any]]:
+           scratch: Mapping[str, Any] = MappingProxyType({}), variants: int = 1) -> tuple[dict[str, Graph], lower.Lowering, dict[str, Any]]:
     """The programs, all their kernels, and their entries of the manifest. With a budget of memory they are lowered without
     it first, to know what kernels need for themselves, and again where that is too much."""
     graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
-    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())))
+    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants))
     designs = {name: programs.design_batch(program, name, options.batch) for name in graphs}
     entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
     taken = {name: size(entry["arena"], dict.fromkeys(entry["symbols"], designs[name])) for name, entry in entries.items()}
@@ -97,12 +97,21 @@ def _lower(program: Program, names: Sequence[str], backend: Any, options: progra
         raise NetcError("E0414", f"`{max(taken, key=taken.__getitem__)}` needs {max(taken.values()):,} bytes, more than the "
                         f"{memory:,} allowed", "give a larger --memory-budget")
     budgeted = replace(options, memory=memory, steps=[])
-    graphs, lowering, entries = _lower(program, names, backend, budgeted, memory, lowering.scratch)
+    graphs, lowering, entries = _lower(program, names, backend, budgeted, memory, lowering.scratch, variants)
     for name, step in zip(graphs, [step for step in budgeted.steps if step.name == "recompute"]):
         if step.taken:
             entries[name]["recompute"] = {"budget": memory, "without": taken[name], "batch": designs[name],
                                           "tensors": step.taken - 1, "seconds": -step.rewrites[0].gain}
     return graphs, lowering, entries
+
+
+def scratch(program: Program, names: Sequence[str], target: str, options: programs.Options) -> dict[str, dict[str, Any]]:
+    """For each of the named programs the bytes that its kernels need for themselves, by kernel: known once they are lowered."""
+    graphs = programs.build(program, names, options)
+    lowering = lower.Lowering(choose(target).emit, lower.layout(list(graphs.values())))
+    for name, graph in graphs.items():
+        lowering.program(name, graph, programs.design_batch(program, name, options.batch))
+    return lowering.scratch
 
 
 def _top(slots: Iterable[lower.Slot]) -> int:
@@ -130,5 +139,6 @@ def _layers(entries: Mapping[str, Any]) -> dict[str, str]:
     layers: dict[str, set[str]] = {}
     for entry in entries.values():
         for kernel in entry["kernels"]:
-            layers.setdefault(kernel["function"], set()).update(kernel["layers"])
+            for function in kernel.get("variants", [kernel["function"]]):
+                layers.setdefault(function, set()).update(kernel["layers"])
     return {name: ", ".join(sorted(found)) for name, found in layers.items()}

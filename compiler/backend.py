@@ -20,6 +20,8 @@ from runtime.errors import NetcError
 class CpuBackend:
     """LLVM: one object file."""
 
+    variants = 1  # of a kernel, at most
+
     def __init__(self, target: str):
         self.cpu = parse_cpu(target)
 
@@ -50,6 +52,8 @@ class CpuBackend:
 class CudaBackend:
     """CUDA: a host object, the CUDA source, and machine code for each architecture; none for `cuda-emulator`."""
 
+    variants = 3  # of a kernel, at most
+
     def __init__(self, target: str):
         self.name = target
         kind, _, archs = target.partition(":")
@@ -77,9 +81,9 @@ class CudaBackend:
         """What programs can be computed in."""
         return "f32", "bf16", "f16", "tf32"
 
-    def emit(self, kernels: Sequence[Any], batch: int) -> None:
+    def emit(self, kernels: Sequence[Any], batch: int, rank: int = 0) -> None:
         from compiler.schedule import cuda
-        cuda.emit(kernels, batch)
+        cuda.emit(kernels, batch, rank=rank)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         from compiler import cuda

@@ -25,6 +25,7 @@ from compiler.ir import DTYPES, STORED, Graph, TensorType
 from compiler.lifetimes import lifetimes, storages
 from compiler.memory import ALIGNMENT, plan
 from compiler.tensors import Tensors, int64, is_constant_array, touched
+from runtime.format import CHOICES
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ def layout(graphs: Sequence[Graph]) -> dict[str, Slot]:
 
 @dataclass
 class Call:
-    """One kernel call of a driver: which function, and where its pointers come from (storage keys, in order)."""
+    """One kernel call of a driver: which function, or which functions do the same in other ways, and where their pointers
+    come from (storage keys, in order; each takes the first so many of `scratch`)."""
 
-    kernel: str
+    variants: dict[str, int]  # function: how many scratch buffers it takes
     storages: list[str]
     scratch: list[tuple[str, Dim]]
     launch: Launch
@@ -61,10 +63,12 @@ class Call:
 @dataclass
 class Lowering:
     """The module under construction. `emit(kernels, batch)` is the target's schedule: it adds the statements of one call to
-    the current frame, and counts on `batch` examples where it has to choose."""
+    the current frame, and counts on `batch` examples where it has to choose. With `variants` above 1 it is called again,
+    with 1, 2, … as a third argument, for its next best choices."""
 
     emit: Any
     slots: Mapping[str, Slot]
+    variants: int = 1
     module: tvm.IRModule = field(default_factory=lambda: tvm.IRModule({}))
     functions: dict[Any, str] = field(default_factory=dict)
     scratch: dict[str, dict[str, Dim]] = field(default_factory=dict)  # of each program: what its kernels need for themselves
@@ -84,14 +88,29 @@ class Lowering:
             "symbol": name, "symbols": symbols,
             "arguments": [{**a, "shape": [dims.as_json(d) for d in a["shape"]]} for a in _arguments(graph)],
             "arena": dims.as_json(memory.size),
-            "kernels": [describe(graph, c.kernel, c.launch, storage, memory) for c in calls],
+            "kernels": [{**describe(graph, next(iter(c.variants)), c.launch, storage, memory),
+                         **({"variants": list(c.variants)} if len(c.variants) > 1 else {})} for c in calls],
             "update_from": updates[0] if updates else len(calls),
+            "choices": _words(calls),
         }
 
     # --- kernels -------------------------------------------------------------------------------------------------
 
     def _kernel(self, graph: Graph, launch: Launch, symbols: list[str], storage: Mapping[str, str], name: str,
                 batch: int) -> Call:
+        variants: dict[str, int] = {}
+        scratch: list[tuple[str, Dim]] = []
+        for rank in range(self.variants):
+            call = self._variant(graph, launch, symbols, storage, name, batch, rank)
+            needed = [bytes for _, bytes in call.scratch]
+            known = [bytes for _, bytes in scratch] + [0] * (len(needed) - len(scratch))
+            scratch = [(f"scratch:{name}.{i}", dims.maximum(a, b)) for i, (a, b) in enumerate(
+                zip(known, needed + [0] * (len(known) - len(needed))))]
+            variants |= {function: count for function, count in call.variants.items() if function not in variants}
+        return Call(variants, call.storages, scratch, launch)
+
+    def _variant(self, graph: Graph, launch: Launch, symbols: list[str], storage: Mapping[str, str], name: str,
+                 batch: int, rank: int) -> Call:
         pointers: dict[str, Any] = {}
         scratch: list[tuple[str, Dim]] = []
         scratch_pointers: list[Any] = []
@@ -116,11 +135,11 @@ class Lowering:
 
             for result in launch.results:
                 tensors.clear_halo(result)
-            self.emit([tensors.kernel(name, g, new_scratch) for g in launch.groups], batch)
+            self.emit([tensors.kernel(name, g, new_scratch) for g in launch.groups], batch, *([rank] if rank else []))
             T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
         built = ib.get()
         built = tirx.PrimFunc([*built.params, *scratch_pointers], built.body, built.ret_type, attrs=built.attrs)
-        return Call(self._function(built), list(pointers), scratch, launch)
+        return Call({self._function(built): len(scratch)}, list(pointers), scratch, launch)
 
     def _function(self, function: Any) -> str:
         """The name of `function` in the module; equal kernels are compiled once."""
@@ -148,6 +167,7 @@ class Lowering:
             parameters = T.arg("parameters", T.buffer((int64(max(top, 1)),), "uint8"))
             arena = T.arg("arena", T.buffer((tirx.max(dims.evaluate(memory.size, sizes, int64, tirx.max), int64(1)),), "uint8"))
             begin, end = T.arg("begin", T.int64()), T.arg("end", T.int64())
+            choices = [T.arg(f"choices{i}", T.int64()) for i in range(_words(calls))]
 
             def pointer(key: str) -> Any:
                 kind, _, what = key.partition(":")
@@ -159,11 +179,23 @@ class Lowering:
                 return T.address_of(arena[dims.evaluate(memory.offsets[base] + offset, sizes, int64, tirx.max)])
 
             for index, call in enumerate(calls):
-                with T.If(tirx.all(begin <= int64(index), int64(index) < end)), T.Then():
-                    arguments = [pointer(k) for k in call.storages] + list(sizes.values()) \
-                        + [pointer(k) for k, _ in call.scratch]
-                    T.evaluate(tvm.ir.Call(self.module.get_global_var(call.kernel), arguments, ret_ty="int32"))
+                arguments = [*map(pointer, call.storages), *sizes.values(), *(pointer(key) for key, _ in call.scratch)]
+                for variant, (kernel, scratch) in enumerate(call.variants.items()):
+                    chosen = [] if len(call.variants) == 1 else [_chosen(choices, index) == int64(variant)]
+                    with T.If(tirx.all(begin <= int64(index), int64(index) < end, *chosen)), T.Then():
+                        given = arguments[:len(arguments) - len(call.scratch) + scratch]
+                        T.evaluate(tvm.ir.Call(self.module.get_global_var(kernel), given, ret_ty="int32"))
         self.module[name] = ib.get().with_attr("global_symbol", name)
+
+
+def _words(calls: Sequence[Call]) -> int:
+    """How many numbers behind the range of kernels tell a driver which variants to call: none where there is no choice."""
+    return -(-len(calls) // CHOICES) if any(len(call.variants) > 1 for call in calls) else 0
+
+
+def _chosen(choices: Sequence[Any], index: int) -> Any:
+    """The number of the variant of a kernel."""
+    return (choices[index // CHOICES] >> int64(2 * (index % CHOICES))) & int64(3)
 
 
 def _arguments(graph: Graph) -> list[dict[str, Any]]:

@@ -51,10 +51,11 @@ class Net:
     def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
               **how: Any) -> Artifact:
         """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all
-        programs). target: as `netc compile --target` takes it; GPUs bring the code of this CPU. how: off, passes of the optimizer to leave out; memory, bytes that intermediate tensors may take at the
-        design batch (NetcError E0414 where that is too little); exact, True for no algorithm that rounds otherwise than a
-        direct sum; search, seconds to look for an order of rewrites in; precision, f32, bf16, f16 or tf32
-        (docs/passes/choose_precision.md)."""
+        programs). target: as `netc compile --target` takes it; GPUs bring the code of this CPU. how: off, passes of the
+        optimizer to leave out; memory, bytes that intermediate tensors may take at the design batch (NetcError E0414 where
+        that is too little); exact, True for no algorithm that rounds otherwise than a direct sum; search, seconds to look
+        for an order of rewrites in; precision, f32, bf16, f16 or tf32 (docs/passes/choose_precision.md); variants, up to 3
+        ways to make a GPU's kernel, for `netc tune`."""
         from compiler.target import halves
         from netc import kept
         return kept.build(self.program, halves(target), choices(mode, batch, **how), params, seed)
@@ -125,8 +126,8 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resu
 
 
 def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-            search: float = 0.0, precision: str = "f32") -> dict[str, Any]:
+            search: float = 0.0, precision: str = "f32", variants: int = 1) -> dict[str, Any]:
     """What `compiler.artifact.code` takes beside program and target."""
     names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
     return {"names": names, "batch": batch, "off": sorted(off), "memory": memory, "exact": exact, "search": search,
-            "precision": precision}
+            "precision": precision, "variants": variants}

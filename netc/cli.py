@@ -22,6 +22,7 @@ VERBS = {  # verb: the line `netc --help` shows; the order is that of a day's wo
     "compile": "Compile a net to an artifact for CPU or GPU.",
     "inspect": "List what an artifact holds.",
     "run": "Run an artifact on inputs.",
+    "tune": "Choose the fastest of an artifact's GPU kernels.",
     "time": "Time a net, whole and layer by layer.",
     "data": "Fetch data sets the tutorials use.",
 }

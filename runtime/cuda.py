@@ -49,6 +49,15 @@ def gpu_arch(held: Sequence[str], index: int = 0) -> str:
     return "sm_" + "".join(parts)
 
 
+def gpu_name(index: int = 0) -> str:
+    """What NVIDIA calls GPU `index`, e.g. "NVIDIA H100 80GB HBM3"; nothing where there is none."""
+    found, name, device = _driver(), ctypes.create_string_buffer(256), ctypes.c_int()
+    if isinstance(found, tuple):
+        found[0].cuDeviceGet(ctypes.byref(device), index)
+        found[0].cuDeviceGetName(name, len(name), device)
+    return name.value.decode(errors="replace")
+
+
 def _driver() -> tuple[ctypes.CDLL, int] | str:
     """NVIDIA's driver and how many GPUs it has, or what is there instead."""
     try:

@@ -106,6 +106,13 @@ class GpuBound(Bound):
                 self.gpu.copy(address(ours), theirs.address, theirs.nbytes, _DOWN)
             self.gpu.wait()
 
+    def repeat(self, kernel: int, count: int) -> None:
+        """Runs one kernel so many times, on what is there, and waits for the last."""
+        with self.lock:
+            for _ in range(count):
+                self.gpu.launch(self.plan, self.addresses, kernel, kernel + 1)
+            self.gpu.wait()
+
 
 class Gpu(Host):
     """Where a CUDA artifact's tensors lie: on GPU `index`, and what the caller has on the host beside it."""
@@ -114,7 +121,7 @@ class Gpu(Host):
 
     def __init__(self, host: native.Object, members: Mapping[str, bytes], index: int = 0):
         """host: the loaded host.o, which gets its kernels. members: of the artifact. Raises as `cuda.load`."""
-        self.device = (native.CUDA, index)
+        self.device, self.name = (native.CUDA, index), cuda.gpu_name(index)
         self._cudart = cuda.load(host, members, index)
         self._graphs = Graphs(self._cudart, index) if os.environ.get("NETC_CUDA_GRAPH") != "0" else None
         self._allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")

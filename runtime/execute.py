@@ -113,6 +113,18 @@ class Executable:
         """Reads, verifies and loads an artifact file."""
         return cls(format.read(path), device)
 
+    @property
+    def place(self) -> str:
+        """The name of what runs it: the GPU's, or that of the device."""
+        return self._memory.name
+
+    def choose(self, program: str, rank: int) -> None:
+        """From now on runs variant `rank` of each of the program's kernels, the last for those that have fewer."""
+        for kernel in self.programs[program]["kernels"]:
+            if "variants" in kernel:
+                kernel["function"] = kernel["variants"][min(rank, len(kernel["variants"]) - 1)]
+        self._plans.pop(program, None)
+
     def prepare(self) -> None:
         """Makes what kernels read of the parameters (folded, merged, packed weights). Call it after changing parameters."""
         if "prepare" in self.programs:
@@ -185,7 +197,8 @@ class Executable:
         tensors = [native.tensor(0, shape or (1,), a.dtype, device) for shape, a in zip(shapes, arguments)]
         for block in (self.parameters.block, arena):
             tensors.append(native.tensor(block.address, (block.bytes,), np.dtype(np.uint8), device))
-        return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors),
+        return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors,
+                                                                        format.choice_words(entry)),
                     len(entry["kernels"]), arena, {} if self._spreads else None)
 
     def _too_large(self, program: str, given: Sequence[tuple[int, ...]], hint: str | None) -> NetcError:
@@ -294,6 +307,7 @@ class Bound:
 class Host:
     """Where a CPU artifact's tensors lie: arrays of the caller and of numpy. `runtime.device.Gpu` is the other place."""
 
+    name = "cpu"
     device = (native.CPU, 0)
     alignment = ALIGNMENT  # of the arrays that calls read on the host
 

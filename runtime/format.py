@@ -14,10 +14,13 @@ Manifest, format 1
      kernels   [{name, ops, layers, macs, flops, bytes, results: [{in, name | offset, dtype, shape, part}]}] in execution order
      recompute: {budget, without, batch, tensors, seconds}, where --memory-budget had tensors computed again: the arena
        without it, how many tensors, and the predicted time that takes
+               `function` of each is what runs; variants: where it is one of several that do the same, all of them
      update_from: index of the first kernel that changes parameters
+     choices: how many numbers behind the kernel range say which variants run (`choice_words`)
      parameter_bytes: how much of the flat buffer, from its start, the program touches
   halves      {kind: {target, parameters, parameter_bytes, programs}} of a fat artifact: code for another kind of device
               beside that of `target`; its members (but weights and texts, which are everybody's) lie under `kind/`
+  tuned       {device, batch} that `netc tune` timed variants on
   train, data: the resolved sections, or null
 Sizes (of shapes, arenas, offsets) are numbers, symbols, or sums, products and maxima of sizes in prefix form; see `size`.
 """
@@ -39,6 +42,7 @@ from runtime.errors import NetcError
 FORMAT = 1
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 WEIGHTS, CONSTANTS = "parameters.safetensors", "constants.safetensors"  # the user's tensors; the compiler's
+CHOICES = 31  # kernels whose choice, a number from 0 to 3, one word of a driver's arguments holds
 HALF = ("target", "parameters", "parameter_bytes", "programs")  # what is said of each kind of device for itself
 
 
@@ -167,6 +171,15 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def choice_words(program: Mapping[str, Any]) -> list[int]:
+    """What a driver is told of the variants to call: a choice takes 2 bits."""
+    words = [0] * program.get("choices", 0)
+    for index, kernel in enumerate(program["kernels"]):
+        if "variants" in kernel:
+            words[index // CHOICES] |= kernel["variants"].index(kernel["function"]) << 2 * (index % CHOICES)
+    return words
 
 
 def size(expression: int | str | list, env: Mapping[str, int]) -> int:

@@ -85,10 +85,12 @@ class Object:
 class Call:
     """A driver with its tensors, to be called many times: at other addresses, with other ranges of kernels."""
 
-    def __init__(self, driver: Object, tensors: Sequence[Tensor]):
-        count = len(tensors) + 2
-        self._values = (_Value * count)(*((_TENSOR, 0, ctypes.addressof(t)) for t in tensors), (_INT, 0, 0), (_INT, 0, 0))
-        self._begin, self._end = self._values[count - 2], self._values[count - 1]
+    def __init__(self, driver: Object, tensors: Sequence[Tensor], words: Sequence[int] = ()):
+        """words: whole numbers that follow the range of kernels."""
+        count = len(tensors) + 2 + len(words)
+        self._values = (_Value * count)(*((_TENSOR, 0, ctypes.addressof(t)) for t in tensors), (_INT, 0, 0), (_INT, 0, 0),
+                                        *((_INT, 0, word) for word in words))
+        self._begin, self._end = self._values[len(tensors)], self._values[len(tensors) + 1]
         self._result = _Value()
         self._driver, self._tensors, self._call = driver, tensors, _interface().TVMFFIFunctionCall
         self._placed: Sequence[int] | None = None

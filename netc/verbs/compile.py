@@ -30,18 +30,21 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
+@click.option("--variants", default=1, show_default=True, type=click.IntRange(1, 3),
+              help="For GPUs: how many ways to make each kernel the file holds, for `netc tune` to choose from.")
 @EXACT
 @PRECISION
 @SEARCH
 @MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
+            variants: int, exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from netc import kept
     from runtime.format import write
     place = Path(split_place(net)[0])
-    how = {"memory": memory, "exact": exact, "search": search, "precision": precision}
+    how = {"memory": memory, "exact": exact, "search": search, "precision": precision,
+           "variants": variants}
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")

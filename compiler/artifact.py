@@ -46,7 +46,8 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
-    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. Returns manifest and members, of the parameters the constants only.
+    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from.
+    Returns manifest and members, of the parameters the constants only.
 
     Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, E0750 to E0752 for a precision
     that it does not compute in, before anything takes long.

@@ -47,7 +47,7 @@ def tune(artifact: format.Artifact, device: str = "cuda", batch: int = 1) -> tup
     exe = Executable(artifact, device)
     found: dict[tuple[str, ...], Choice] = {}
     for program, entry in exe.programs.items():
-        if entry["choices"]:
+        if entry.get("choices"):
             _program(exe, program, batch, found)
     for entry in exe.programs.values():
         for kernel in entry["kernels"]:

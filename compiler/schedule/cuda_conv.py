@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler.gpus import Gpu
 from compiler.ops.base import Operand
 from compiler.schedule.cuda_gemm import Product, Side, plan
-from compiler.schedule.cuda_index import Grid, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
+from compiler.schedule.cuda_index import Grid, Reader, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
 from compiler.schedule.kernel import Kernel
 
 
@@ -54,10 +54,9 @@ def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | No
     flat = _flat(kernel, g, kernel.shape[2:], g.shape[2:])
     positions = _reached(kernel, g, outputs, last, flat)
 
-    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, _: Any) -> Any:
-        return w(place[1] + step[1], place[0] + lane, *step[2:])
-
-    weights = Side(inputs, lambda group, c: [c, group * outputs], _always, read, "row", vector(w, 1))
+    reader = Reader(w)
+    weights = Side(inputs, lambda group, c: reader.start([group * outputs, c, *_none(taps)]), _always,
+                   lambda place, step, lane: reader.read(place, [step[1], None, *step[2:]], lane), "row", vector(w, 1))
     step = _channels_and_taps(outputs, taps, last)
     extent = outputs * prod(taps)
     if _channels_last_result(kernel):
@@ -79,17 +78,19 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | N
 
     def step(base: Any, within: Any, depth: int) -> list[Any]:
         n, at = split(base + within, [0, place])
-        return [i64(n), at, *split(at, out)]
+        return [n, at, *split(at, out)]
 
     last, joined = _channels_last(g), _joined(g)
     along = "row" if last else "k"
     width = vector(g, 1, outputs) if last else vector(g, len(g.shape) - 1, place) if joined else 1
 
-    def gradient(row: Sequence[Any], at: Sequence[Any], lane: Any, k: Any) -> Any:
-        n, flat, *p = at
-        return g(n, row[0] + lane, *([i32(0)] * (len(p) - 1) + [flat + k] if joined else p))
+    reader = Reader(g)
 
-    rows = Side(outputs, lambda group, o: [group * outputs + o], _always, gradient, along, width)
+    def gradient(row: Sequence[Any], at: Sequence[Any], lane: Any) -> Any:
+        n, flat, *p = at
+        return reader.read(row, [n, None, *_none(p[1:]), flat] if joined else [n, None, *p], lane)
+
+    rows = Side(outputs, lambda group, o: reader.start([0, group * outputs + o, *_none(out)]), _always, gradient, along, width)
     return plan(Product(rows, _columns(kernel, x, inputs, out), product([g.shape[0], *out]), step, a.groups,
                         *_store_weights(kernel, outputs, inputs, _channels_last(x))), batch, gpu, threads)
 
@@ -103,10 +104,13 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
 
     def side(source: Operand, extent: Any, transposed: bool) -> Side:
         """Rows of a matrix that is stored [row, k], or [k, row] if it is transposed."""
-        def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
-            return source(step[0], place[0] + lane) if transposed else source(place[0], step[0] + k)
+        reader = Reader(source)
 
-        return Side(extent, lambda group, row: [row], _always, read, "row" if transposed else "k", vector(source, 1))
+        def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
+            return reader.read(place, [step[0], None] if transposed else [None, step[0]], lane)
+
+        return Side(extent, lambda group, row: reader.start([0, row] if transposed else [row, 0]), _always, read,
+                    "row" if transposed else "k", vector(source, 1))
 
     rows, columns = (product([extent]) for extent in kernel.shape)
     extent = product([x.shape[0 if a.transpose_a else 1]])
@@ -138,6 +142,11 @@ def _channels_last_result(kernel: Kernel) -> bool:
     return kernel.layout.order[-1:] == (1,) or all(static(size) == 1 for size in kernel.shape[2:])
 
 
+def _none(axes: Sequence[Any]) -> list[Any]:
+    """An index of nothing but zeros."""
+    return [i32(0)] * len(axes)
+
+
 def _always(place: Sequence[Any], step: Sequence[Any]) -> None:
     return None
 
@@ -157,27 +166,21 @@ def _flat(kernel: Kernel, x: Operand, source: Sequence[Any], out: Sequence[Any])
 
 def _windows(kernel: Kernel, x: Operand, inputs: int, last: bool, flat: bool) -> Side:
     """Result positions as rows: of each, the input elements that its window holds."""
-    a, out = kernel.a, [static(size) for size in kernel.shape[2:]]
+    a, out, reader = kernel.a, [static(size) for size in kernel.shape[2:]], Reader(x)
     sizes = [static(size) for size in x.shape[2:]]
 
     def place(group: Any, m: Any) -> list[Any]:
         n, *p = split(m, [0, prod(out)] if flat else [0, *out])
-        at = [i * s - lo for i, s, (lo, _) in zip(p, a.stride, a.pad)] if not flat else [i32(0)] * (len(out) - 1) + p
-        return [i64(n), group * inputs, *at]
-
-    def at(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
-        return [i + tap * d for i, tap, d in zip(place[2:], step[2:], a.dilation)]
+        at = [*_none(out[1:]), *p] if flat else [i * s - lo for i, s, (lo, _) in zip(p, a.stride, a.pad)]
+        return [*at, *reader.start([n, group * inputs, *at])]
 
     def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
-        conditions = []
-        for i, size, o, s, t, d, (lo, _) in zip(at(place, step), sizes, out, a.stride, a.kernel, a.dilation, a.pad):
-            conditions += [i >= 0] if lo else []
-            conditions += [i < i32(size)] if (o - 1) * s + (t - 1) * d - lo >= size else []
-        return both(*conditions)
+        at = [i + tap * d for i, tap, d in zip(place, step[2:], a.dilation)]
+        return _within(at, sizes, out, a)
 
-    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
-        *outer, inner = at(place, step)
-        return x(place[0], place[1] + step[1] + k, *outer, inner + lane)
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
+        taps = [tap * d for tap, d in zip(step[2:], a.dilation)]
+        return reader.read(place[len(out):], [None, step[1], *taps], lane)
 
     extent = product([x.shape[0], *out])
     if last:
@@ -185,18 +188,28 @@ def _windows(kernel: Kernel, x: Operand, inputs: int, last: bool, flat: bool) ->
     return Side(extent, place, inside, read, "row", vector(x, len(x.shape) - 1, prod(out)) if flat else 1)
 
 
+def _within(at: Sequence[Any], sizes: Sequence[int], out: Sequence[int], a: Any) -> Any:
+    """Whether a position of a window is inside the map, where it can be outside."""
+    conditions = []
+    for i, size, o, s, t, d, (lo, _) in zip(at, sizes, out, a.stride, a.kernel, a.dilation, a.pad):
+        conditions += [i >= 0] if lo else []
+        conditions += [i < i32(size)] if (o - 1) * s + (t - 1) * d - lo >= size else []
+    return both(*conditions)
+
+
 def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -> Side:
     """Input positions as rows: of each, the gradients of the windows that it was in."""
-    a, size = kernel.a, [static(extent) for extent in kernel.shape[2:]]
+    a, size, reader = kernel.a, [static(extent) for extent in kernel.shape[2:]], Reader(g)
     out = [static(extent) for extent in g.shape[2:]]
+    single = set(a.stride) == {1}
 
     def place(group: Any, m: Any) -> list[Any]:
         n, *p = split(m, [0, prod(size)] if flat else [0, *size])
-        at = [i + lo for i, (lo, _) in zip(p, a.pad)] if not flat else [i32(0)] * (len(size) - 1) + p
-        return [i64(n), group * outputs, *at]
+        at = [*_none(size[1:]), *p] if flat else [i + lo for i, (lo, _) in zip(p, a.pad)]
+        return [*at, *reader.start([n, group * outputs, *(at if single else _none(size))])]
 
     def shifted(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
-        return [i - tap * d for i, tap, d in zip(place[2:], step[2:], a.dilation)]
+        return [i - tap * d for i, tap, d in zip(place, step[2:], a.dilation)]
 
     def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
         if flat:
@@ -206,9 +219,10 @@ def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -
             conditions += [i >= 0, i < i32(o * s)] + ([tirx.truncmod(i, i32(s)) == 0] if s > 1 else [])
         return both(*conditions)
 
-    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
-        *outer, inner = [i if s == 1 else tirx.truncdiv(i, i32(s)) for i, s in zip(shifted(place, step), a.stride)]
-        return g(place[0], place[1] + step[1] + k, *outer, inner + lane)
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
+        back = [i32(0) - tap * d for tap, d in zip(step[2:], a.dilation)] if single else [
+            truncdiv(i, s) for i, s in zip(shifted(place, step), a.stride)]
+        return reader.read(place[len(size):], [None, step[1], *back], lane)
 
     extent = product([g.shape[0], *size])
     if last:
@@ -218,27 +232,22 @@ def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -
 
 def _columns(kernel: Kernel, x: Operand, inputs: int, out: Sequence[int]) -> Side:
     """Taps and channels as columns: of each, the inputs that it meets at all positions."""
-    a, taps, last = kernel.a, tuple(kernel.a.kernel), _channels_last(x)
+    a, taps, last, reader = kernel.a, tuple(kernel.a.kernel), _channels_last(x), Reader(x)
     sizes = [static(size) for size in x.shape[2:]]
     flat = _flat(kernel, x, sizes, out)
 
     def place(group: Any, column: Any) -> list[Any]:
         c, *tap = _channel_and_tap(column, inputs, taps, last)
-        return [group * inputs + c, *(t * d - lo for t, d, (lo, _) in zip(tap, a.dilation, a.pad))]
-
-    def at(place: Sequence[Any], step: Sequence[Any]) -> list[Any]:
-        return [i * s + t for i, s, t in zip(step[2:], a.stride, place[1:])]
+        at = [t * d - lo for t, d, (lo, _) in zip(tap, a.dilation, a.pad)]
+        return [*at, *reader.start([0, group * inputs + c, *at])]
 
     def inside(place: Sequence[Any], step: Sequence[Any]) -> Any:
-        conditions = []
-        for i, size, o, s, t, d, (lo, _) in zip(at(place, step), sizes, out, a.stride, taps, a.dilation, a.pad):
-            conditions += [i >= 0] if lo else []
-            conditions += [i < i32(size)] if (o - 1) * s + (t - 1) * d - lo >= size else []
-        return both(*conditions)
+        return _within([i * s + t for i, s, t in zip(step[2:], a.stride, place)], sizes, out, a)
 
-    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
-        where = [i32(0)] * (len(out) - 1) + [step[1] + k] if flat else at(place, step)
-        return x(step[0], place[0] + lane, *where)
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
+        n, at, *p = step
+        where = [*_none(out[1:]), at] if flat else [i * s for i, s in zip(p, a.stride)]
+        return reader.read(place[len(out):], [n, None, *where], lane)
 
     width = vector(x, 1, inputs) if last else vector(x, len(x.shape) - 1, prod(out)) if flat else 1
     return Side(inputs * prod(taps), place, inside, read, "row" if last else "k", width)
@@ -252,12 +261,13 @@ def _weights(w: Operand, outputs: int, inputs: int, taps: tuple[int, ...], last:
     whole = not last and not _run(inputs) and steps is not None and all(side_by_side(w, i, i + 1) for i in range(1, len(taps) + 1))
     width = vector(w, 0, outputs) if row else vector(w, len(w.shape) - 1, inputs * prod(taps)) if whole else vector(w, 1)
 
-    def read(place: Sequence[Any], step: Sequence[Any], lane: Any, k: Any) -> Any:
-        if whole and not row:
-            return w(place[0], *[i32(0)] * len(taps), step[0] + k)
-        return w(place[0] + lane, step[1] + k, *step[2:])
+    reader = Reader(w)
 
-    return Side(outputs, lambda group, o: [group * outputs + o], _always, read, "row" if row else "k", width)
+    def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
+        return reader.read(place, [None, None, *_none(taps[1:]), step[0]] if whole and not row else [None, *step[1:]], lane)
+
+    return Side(outputs, lambda group, o: reader.start([group * outputs + o, *_none(w.shape[1:])]), _always, read,
+                "row" if row else "k", width)
 
 
 def _run(channels: int) -> int | None:

@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import WARP, Gpu
-from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, static
+from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static
 from compiler.schedule.cuda_tiles import Gemm, Tile, rank
 
 KEPT = 80  # registers of 128; the rest is for addresses and for what is multiplied next
@@ -31,14 +31,14 @@ class Side:
 
     extent: how many in a group; along: whether neighbours in memory follow each other along "k" or along "row", and
     `vector` how many of them one load takes. place(group, row): what a thread needs to know of a row (scalars that are
-    kept in registers); inside(place, step): whether the element is one, None for always; read(place, step, row lane, k
-    lane): the element. A step is what `Product.step` makes of k.
+    kept in registers); inside(place, step): whether the element is one, None for always; read(place, step, lane): the
+    element, or its neighbour number `lane`. A step is what `Product.step` makes of k.
     """
 
     extent: Any
     place: Callable[[Any, Any], Sequence[Any]]
     inside: Callable[[Sequence[Any], Sequence[Any]], Any]
-    read: Callable[[Sequence[Any], Sequence[Any], Any, Any], Any]
+    read: Callable[[Sequence[Any], Sequence[Any], Any], Any]
     along: str = "row"
     vector: int = 1
 
@@ -230,14 +230,13 @@ class _Loader:
             condition = both(self.active, ok, None if whole else k < i32(self.product.extent), self.side.inside(place, at))
 
             def read(lane: Any) -> Any:
-                lanes = (i32(0), lane) if self.side.along == "k" else (lane, i32(0))
-                return self.side.read(place, at, *lanes)
+                return self.side.read(place, at, lane)
 
             def put(value: Callable[[Any], Any]) -> None:
                 if self.width == 1:
-                    T.buffer_store(self.stage, value(i32(0)), [turn])
+                    T.buffer_store(self.stage, value(i64(0)), [turn])
                     return
-                with T.vectorized(0, self.width) as lane:
+                with T.vectorized(0, i64(self.width)) as lane:
                     T.buffer_store(self.stage, value(lane), [turn * self.width + lane])
 
             if condition is None:

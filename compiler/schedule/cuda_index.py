@@ -16,6 +16,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
 from compiler.ops.base import Operand
+from compiler.scalar import widened
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,12 @@ def bind(value: Any) -> Any:
 
 
 def strides(x: Operand) -> list[Any] | None:
-    """By how many elements a step along each logical axis moves; None where no memory holds the operand, or where an axis
-    is cut into blocks."""
-    if x.buffer is None or x.layout.block > 1:
+    """By how many elements a step along each logical axis moves, all but the first known; None where no memory holds the
+    operand, where an axis is cut into blocks, and where offsets within an image need 64 bits."""
+    if x.buffer is None or x.layout.block > 1 or not x.shape:
+        return None
+    sizes = [static(extent) for extent in x.shape[1:]]
+    if None in sizes or prod(sizes) >= 1 << 30:
         return None
     steps = list(x.buffer.strides)
     if not steps:
@@ -135,6 +139,36 @@ def vector(x: Operand, axis: int, extent: int | None = None, widths: Sequence[in
         return extent % width == 0 and all(_multiple(analyzer, step, width) for step in [*others, *offset])
 
     return next((width for width in widths if fits(width)), 1)
+
+
+class Reader:
+    """Elements of an operand whose index is known in two parts: one early, and kept in registers, the other where an
+    element is read. Where memory holds the operand, the parts are offsets: a 64-bit one, and a 32-bit one that is the same
+    for all threads as a rule."""
+
+    def __init__(self, x: Operand):
+        self.x, self.steps = x, strides(x)
+        if self.steps is not None:
+            self.view = T.decl_buffer((x.buffer.shape[0] * self.steps[0],), x.buffer.dtype, data=x.buffer.data)
+
+    def start(self, index: Sequence[Any]) -> list[Any]:
+        """What is kept of the early part of an index."""
+        if self.steps is None:
+            return list(index)
+        offset = i64(0) if self.x.buffer.elem_offset is None else self.x.buffer.elem_offset
+        for i, step in zip(index, self.steps):
+            offset = offset + i64(i) * step
+        return [offset]
+
+    def read(self, start: Sequence[Any], index: Sequence[Any], lane: Any) -> Any:
+        """The element at the sum of both parts, and `lane` neighbours on."""
+        if self.steps is None:
+            return self.x(*(i if j is None else i + j for i, j in zip(start, index)))
+        within = sum((i32(i) * i32(static(step)) for i, step in zip(index[1:], self.steps[1:]) if i is not None), start=i32(0))
+        at = start[0] + i64(within) + lane
+        if index[0] is not None:
+            at = at + i64(index[0]) * self.steps[0]
+        return widened(self.view[at], self.x.type.dtype)
 
 
 def _multiple(analyzer: Analyzer, value: Any, width: int) -> bool:

@@ -32,24 +32,21 @@ def f32(*shape) -> TensorType:
 
 def graph_of(op: str, attrs: dict, types: list[TensorType], layouts: list[Layout | None] = (), result: Layout | None = None,
              tail=None) -> Graph:
-    """`op` of parameters (so that they may have layouts), but the first operand with a symbolic batch is an input that a
-    copy brings into its layout. tail(builder, value): what follows."""
+    """`op` of inputs (types with a symbol) and parameters, which copies bring into their layouts. tail(builder, value): what
+    follows."""
     graph = Graph()
     b = Builder(graph)
     operands = []
     for i, type in enumerate(types):
-        layout = layouts[i] if i < len(layouts) else None
         if dims.symbols(type.size):
             value = b.input(f"x{i}", type, "input")
-            if layout:
-                value = b.op("copy", value)
-                graph.layouts[value.name] = layout
         else:
             graph.add(Node(f"w{i}", "parameter", (), type, {}))
             value = b.value(f"w{i}")
-            if layout:
-                value = b.op("copy", value)
-                graph.layouts[value.name] = layout
+        if layout := layouts[i] if i < len(layouts) else None:
+            value = b.op("copy", value)
+            graph.layouts[value.name] = layout
+            graph.outputs[f"same{i}"] = b.op("copy", value).name  # what has two readers is a kernel of its own
         operands.append(value)
     y = b.op(op, *operands, **attrs)
     if tail:

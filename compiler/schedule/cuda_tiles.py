@@ -21,6 +21,7 @@ VECTOR = 16  # bytes that a thread loads at once
 PAD = 16  # bytes behind each row of a tile in shared memory, so that its columns lie in different banks
 LATENCY = 500.0  # clocks from a load of global memory to its data
 BARRIER = 40.0  # clocks of a step's barrier and its waits
+COPY = 14.0  # instructions of a thread that bring one vector from global to shared memory, addresses and bounds included
 FRAGMENT = 15.0  # clocks of a load of shared memory that the unrolled loop does not hide from a lone warp
 EXPOSED = 0.1  # of what should overlap does not
 MMA_K = {"f16": 16, "bf16": 16, "tf32": 8}  # mma.sync.m16n8k16, m16n8k8
@@ -103,13 +104,15 @@ class Tile:
         run = gemm.run or gemm.k
         return -(-(gemm.k // run * -(-run // self.k)) // self.split)
 
-    def registers(self, gpu: Gpu) -> int:
-        """A bound on the registers of a thread: accumulators, two sets of fragments, addresses, and what is on its way from
-        global to shared memory where there is no asynchronous copy."""
-        moving = 0 if gpu.async_copy else -(-(self.m + self.n) * self.k * BYTES[self.dtype] // 4 // self.threads)
+    @property
+    def registers(self) -> int:
+        """A bound on the registers of a thread: accumulators, two sets of fragments, what is on its way from global to shared
+        memory (nothing for tensor cores, whose tiles are copied past the registers), and addresses, of which a convolution
+        has many."""
         if self.dtype == "f32":
-            return self.thread_m * self.thread_n + 2 * (self.thread_m + self.thread_n) + moving + 30
-        return (self.thread_m * self.thread_n // WARP + 2 * (self.thread_m + self.thread_n) // 4) + moving + 40
+            moving = -(-(self.m + self.n) * self.k // self.threads)
+            return self.thread_m * self.thread_n + 2 * (self.thread_m + self.thread_n) + moving + 40
+        return self.thread_m * self.thread_n // WARP + (self.thread_m + self.thread_n) // 2 + 50
 
 
 def choose(gemm: Gemm, gpu: Gpu, sms: int | None = None, shared: int = STATIC_SHARED) -> Tile:
@@ -151,12 +154,14 @@ def together(gemms: Sequence[Gemm], gpu: Gpu, shared: int = STATIC_SHARED) -> li
 def _candidates(gemm: Gemm, gpu: Gpu, shared: int) -> Iterator[Tile]:
     """What fits the hardware: whole warps, whole vectors for each thread, banks, shared memory, registers."""
     tensor, each = gemm.dtype != "f32", BYTES[gemm.dtype]
+    most = REGISTERS if not tensor else 255 if gpu.async_copy else 200
+    least = WARP if gemm.m <= _M[0] and gemm.n <= _N[0] else 2 * WARP
     for m, n, (thread_m, thread_n) in product(_M, _N, _MMA_WARP if tensor else _THREAD):
         if m >= 2 * max(gemm.m, 16) or n >= 2 * max(gemm.n, 32) or m % thread_m or n % thread_n:
             continue
         rows, columns = m // thread_m, n // thread_n
         threads = rows * columns * (WARP if tensor else 1)
-        if threads > 256 or threads % WARP or not tensor and (rows % 4 or columns % 4):
+        if not least <= threads <= 256 or threads % WARP or not tensor and (rows % 4 or columns % 4):
             continue
         for k in _K[each]:
             if any(v % threads and threads % v for v in (m * k * each // VECTOR, n * k * each // VECTOR)):
@@ -164,8 +169,8 @@ def _candidates(gemm: Gemm, gpu: Gpu, shared: int) -> Iterator[Tile]:
             for stages in (3, 2) if gpu.async_copy else (2,):
                 tile = Tile(m, n, k, thread_m, thread_n, 1, stages, gemm.dtype)
                 if tile.shared <= shared:
-                    registers = tile.registers(gpu)
-                    if registers <= (255 if tensor else REGISTERS) and gpu.resident(threads, registers, tile.shared):
+                    registers = tile.registers
+                    if registers <= most and gpu.resident(threads, registers, tile.shared):
                         yield tile
                     break
 
@@ -174,7 +179,7 @@ def _times(tile: Tile, gemm: Gemm, gpu: Gpu, sms: int) -> Iterator[tuple[int, fl
     """(parts, predicted seconds) for each sensible number of parts of the sum. The time is that of the slowest of memory, L2,
     and the SM that has most blocks; the two others overlap with it for the most part only."""
     each, tiles, all_steps = BYTES[gemm.dtype], tile.blocks(gemm), tile.steps(gemm)
-    fitting = gpu.resident(tile.threads, tile.registers(gpu), tile.shared)
+    fitting = gpu.resident(tile.threads, tile.registers, tile.shared)
     result, part = tile.m * tile.n * 4, sms / gpu.sms
     for split in _SPLIT:
         # Parts cost a second pass over the result: only where SMs would be idle, and each has a few steps.
@@ -198,13 +203,15 @@ def _times(tile: Tile, gemm: Gemm, gpu: Gpu, sms: int) -> Iterator[tuple[int, fl
 def _clocks(tile: Tile, gpu: Gpu, warps: float) -> float:
     """Clocks of an SM for one step of k (of 1) of all its warps: arithmetic and issue, reads of shared memory, and at least
     what one warp needs by itself."""
+    copies = COPY * (tile.m + tile.n) * BYTES[tile.dtype] / VECTOR / tile.threads
     if tile.dtype == "f32":
         products, loads = tile.thread_m * tile.thread_n, (tile.thread_m + tile.thread_n) / 4
-        alone = products * 4 * WARP / gpu.fma * (products + loads + 1) / products
+        # Half of the copies' instructions are integer products, which take the pipe of multiply-adds.
+        alone = max((products + copies / 2) * 4 * WARP / gpu.fma, products + loads + 1 + copies)
         shared = loads * 2.0
     else:
         # Hopper's and Blackwell's full rate takes other instructions than mma.sync.
         rate = gpu.tensor[tile.dtype] / (2 * gpu.sms * gpu.clock) * (0.6 if generation(gpu.arch) in (90, 100) else 0.9)
-        alone = tile.thread_m * tile.thread_n * 4 / rate
+        alone = max(tile.thread_m * tile.thread_n * 4 / rate, copies)
         shared = (tile.thread_m + tile.thread_n) * BYTES[tile.dtype] / 128.0
-    return max(warps / 4 * alone, warps * shared, alone + FRAGMENT)
+    return max(warps / 4 * alone, warps * shared, alone + FRAGMENT) + 2 * EXPOSED * min(warps / 4 * alone, warps * shared)

@@ -88,7 +88,8 @@ def _lower(program: Program, names: Sequence[str], backend: Any, options: progra
     """The programs, all their kernels, and their entries of the manifest. With a budget of memory they are lowered without
     it first, to know what kernels need for themselves, and again where that is too much."""
     graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
-    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants))
+    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants),
+                              memory=backend.describe()["kind"] == "cuda")
     designs = {name: programs.design_batch(program, name, options.batch) for name in graphs}
     entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
     taken = {name: size(entry["arena"], dict.fromkeys(entry["symbols"], designs[name])) for name, entry in entries.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from netc.options import EXACT, MEMORY, PRECISION, SEARCH, SET, load_net, split_
 
 if TYPE_CHECKING:
     from compiler.passes.pipeline import Step
+    from compiler.programs import Options
+    from netc.view.stages import History
 
 COLUMNS = {"nodes": "nodes", "kernels": "kernels", "flops": "FLOPs", "bytes": "bytes", "arena_bytes": "arena",
            "predicted_ms": "predicted ms"}
@@ -65,7 +68,7 @@ def command(net: str, target: str, program: str, off: tuple[str, ...], only: tup
     options = views.options(target, batch, off=off, only=only, check=check, memory=memory, exact=exact,
                             search=search, precision=precision)
     history = views.of_dump(Path(net), options) if net.endswith(".txt") else \
-        views.of_net(load_net(net, settings), program, options)
+        _optimized(load_net(net, settings), program, target, options)
     names = [stage.name for stage in history.stages]
     stages = history.stages[:names.index(stop_after) + 1] if stop_after in names else history.stages
     if dump_dir:
@@ -80,6 +83,17 @@ def command(net: str, target: str, program: str, off: tuple[str, ...], only: tup
     if explain:
         _explain([stage.step for stage in stages if stage.step])
     return 0
+
+
+def _optimized(loaded: Any, program: str, target: str, options: Options) -> History:
+    """The stages of a net. Under a budget its kernels are lowered first: what they need for themselves counts."""
+    from compiler import artifact
+    from netc.view import stages as views
+    if options.memory is None:
+        return views.of_net(loaded, program, options)
+    target = target if options.machine == "cpu" else f"cuda:{options.machine}"
+    free = replace(options, memory=None, steps=[])
+    return views.of_net(loaded, program, options, artifact.scratch(loaded.program, [program], target, free))
 
 
 def _pass(step: Step, count: dict[str, float], explain: bool) -> dict[str, Any]:

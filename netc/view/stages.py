@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from compiler import programs, tally
 from compiler.cost import MACHINES
+from compiler.dims import Dim
 from compiler.gpus import GPUS, USUAL, nearest
 from compiler.ir import Graph
 from compiler.passes import pipeline
@@ -97,9 +99,10 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
     return programs.Options(gpu.arch, batch, **others)
 
 
-def of_net(loaded: Any, program: str, options: programs.Options) -> History:
-    """Runs all passes on a loaded net. Raises what `programs.of` raises."""
-    programs.build(loaded.program, [program], replace(options, keep=True))
+def of_net(loaded: Any, program: str, options: programs.Options,
+           scratch: Mapping[str, Mapping[str, Dim]] = MappingProxyType({})) -> History:
+    """Runs all passes on a loaded net. scratch: as in `programs.build`. Raises what `programs.of` raises."""
+    programs.build(loaded.program, [program], replace(options, keep=True), scratch)
     source = select_mode(loaded.graph, MODES[program])
     train = loaded.train_config if program == "step" else None
     return History(loaded.program.net, program, options, source, train, _stages(source, 0, SOURCE, options, train))

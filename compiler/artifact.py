@@ -39,20 +39,22 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
          off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-         search: float = 0.0, precision: str = "f32", variants: int = 1) -> tuple[dict[str, Any], dict[str, bytes]]:
+         search: float = 0.0, precision: str = "f32", variants: int = 1,
+         fast_math: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
     batch: the design batch of `run`, what kernels are made for (any batch runs); `step` and `evaluate` are made for the
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
-    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from.
+    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. fast_math: of a GPU's compiler,
+    quicker and less exact division, square roots and functions.
     Returns manifest and members, of the parameters the constants only.
 
     Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, E0750 to E0752 for a precision
     that it does not compute in, before anything takes long.
     """
-    backend = choose(target)
+    backend = choose(target, fast_math)
     backend.check()
     check_precision(precision, names, backend)
     graphs, lowering, entries = _lower(program, names, backend, 

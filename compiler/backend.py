@@ -54,8 +54,8 @@ class CudaBackend:
 
     variants = 3  # of a kernel, at most
 
-    def __init__(self, target: str):
-        self.name = target
+    def __init__(self, target: str, fast_math: bool = False):
+        self.name, self.fast_math = target, fast_math
         kind, _, archs = target.partition(":")
         if kind == "cuda-emulator":
             self.archs = []
@@ -87,21 +87,23 @@ class CudaBackend:
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         from compiler import cuda
-        built = cuda.build(module, self.archs, layers=layers)
+        built = cuda.build(module, self.archs, layers=layers, fast_math=self.fast_math)
         return {"host.o": built.host_object, "kernels.cu": built.source.encode(),
                 "kernels.json": json.dumps(built.functions).encode(),
                 **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs) if self.archs else "cuda-emulator",
-                "archs": self.archs, "cost": MACHINES[self.options(1).machine].numbers()}
+                "archs": self.archs, "fast_math": self.fast_math, "cost": MACHINES[self.options(1).machine].numbers()}
 
 
-def choose(target: str) -> CpuBackend | CudaBackend:
-    """The backend of a target's text. Raises NetcError E0701 for an unknown one."""
+def choose(target: str, fast_math: bool = False) -> CpuBackend | CudaBackend:
+    """The backend of a target's text. Raises NetcError E0701 for an unknown one, E0705 for fast_math where no GPU is."""
     kind = target.partition(":")[0]
+    if kind == "cpu" and fast_math:
+        raise NetcError("E0705", f"--fast-math is for GPUs, and the target is {target}", "leave it away, or name a GPU: --target cuda:sm_90")
     if kind == "cpu":
         return CpuBackend(target)
     if kind == "cuda" or target == "cuda-emulator":
-        return CudaBackend(target)
+        return CudaBackend(target, fast_math)
     raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME, cuda:ARCH,… and cuda-emulator")

@@ -1,7 +1,8 @@
 """From a module of kernels and one driver to what a CUDA artifact holds: host code and machine code for each GPU.
 
 TVM writes CUDA C; nvcc, or NVRTC from PyPI, makes the machine code here and now, without a GPU. Nothing is left to be
-compiled where the artifact runs. Fast-math stays off: results must not depend on the target more than rounding does.
+compiled where the artifact runs. Fast-math stays off unless it is asked for: results must not depend on the target more
+than rounding does.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,12 +49,12 @@ class CudaModule:
 
 
 def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = None,
-          layers: Mapping[str, str] | None = None) -> CudaModule:
+          layers: Mapping[str, str] | None = None, fast_math: bool = False) -> CudaModule:
     """Compile a module of private kernels (thread-bound PrimFuncs over pointers) and exported drivers that call them.
 
     archs: GPU architectures, e.g. ["sm_80", "sm_90"]; without any (for the emulator) no CUDA compiler is needed.
     host: TVM's llvm target for the drivers, by default any x86-64. layers: for each kernel the user's layers it
-    computes, for error messages.
+    computes, for error messages. fast_math: quicker and less exact division, square roots and functions.
     Raises NetcError E0710 (no CUDA compiler), E0711 (unknown architecture), E0712 (the compiler refuses a kernel).
     """
     compiler = find_compiler() if archs else None
@@ -63,7 +65,9 @@ def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = 
     host_mod, device_mod = _split(mod, device, host_target)
     functions = {str(f.attrs["global_symbol"]): _signature(f) for f in device_mod.functions.values()}
     source = _source(device_mod, device)
-    binaries = {arch: compiler.compile(source, arch, layers or {}) for arch in archs}
+    with ThreadPoolExecutor(max(1, min(len(archs), os.cpu_count() or 1))) as pool:
+        made = pool.map(lambda arch: compiler.compile(source, arch, layers or {}, fast_math), archs)
+        binaries = dict(zip(archs, made))
     return CudaModule(_object(host_mod, host_target), source, binaries, functions)
 
 
@@ -93,11 +97,22 @@ def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRMod
 
 def _source(device_mod: IRModule, device: Target) -> str:
     with _environment("TVM_COMPILE_FORCE_FALLBACK", "1"):  # else TVM compiles by itself where it finds a GPU
-        text = tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source()
+        text = _bounded(tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source())
     if not re.search(r"\bnetc_\w+\(", text):
         return text
     start = text.index('extern "C" __global__')
     return text[:start] + (Path(__file__).parent / "cuda_instructions.h").read_text() + text[start:]
+
+
+def _bounded(source: str) -> str:
+    """The source with a least number of blocks on an SM for each kernel that has tiles, which is a most of registers: 128,
+    with tensor cores 255. Told nothing, ptxas spills some to fit more blocks, which such kernels do not need."""
+    most = {}
+    for kernel in re.finditer(r"__launch_bounds__\((\d+)\) (\w+)\([^()]*\) \{(.*?)^\}", source, re.DOTALL | re.MULTILINE):
+        if "__shared__" in kernel[3]:
+            registers = 256 if "netc_mma" in kernel[3] else 128
+            most[kernel[2]] = f"{kernel[1]}, {max(1, 65536 // registers // int(kernel[1]))}"
+    return re.sub(r"__launch_bounds__\((\d+)\) (\w+)", lambda f: f"__launch_bounds__({most.get(f[2], f[1])}) {f[2]}", source)
 
 
 def _object(host_mod: IRModule, host: Target) -> bytes:
@@ -190,11 +205,12 @@ class Nvcc:
         """The architectures it makes machine code for, oldest first."""
         return sorted(set(re.findall(r"sm_\d+\b", self._run("--list-gpu-code").stdout)), key=_generation)
 
-    def compile(self, source: str, arch: str, layers: Mapping[str, str]) -> bytes:
+    def compile(self, source: str, arch: str, layers: Mapping[str, str], fast_math: bool = False) -> bytes:
         """A cubin of `source`. Raises NetcError E0712 with the kernel at fault."""
+        fast = ["-use_fast_math"] if fast_math else []
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "kernels.cu").write_text(source)
-            done = self._run("-cubin", f"-arch={arch}", "-O3", "-o", "kernels.cubin", "kernels.cu", cwd=folder)
+            done = self._run("-cubin", f"-arch={arch}", "-O3", *fast, "-o", "kernels.cubin", "kernels.cu", cwd=folder)
             if done.returncode:
                 raise _refused(self.name, arch, source, done.stderr + done.stdout, layers)
             return Path(folder, "kernels.cubin").read_bytes()
@@ -227,7 +243,7 @@ class Nvrtc:
         self._call("nvrtcGetSupportedArchs", numbers)
         return [f"sm_{number}" for number in sorted(numbers)]
 
-    def compile(self, source: str, arch: str, layers: Mapping[str, str]) -> bytes:
+    def compile(self, source: str, arch: str, layers: Mapping[str, str], fast_math: bool = False) -> bytes:
         """A cubin of `source`. Raises NetcError E0712 with the kernel at fault, E0710 where headers are missing."""
         include = self.library.parents[1] / "include"
         headers = {"cuda_runtime.h": "nvidia-cuda-runtime", "cccl": "nvidia-cuda-cccl"}
@@ -235,6 +251,7 @@ class Nvrtc:
         if missing:
             raise NetcError("E0710", f"{self.name} lacks the headers of {' and '.join(missing)}", INSTALL)
         options = [f"--gpu-architecture={arch}", f"--include-path={include}", f"--include-path={include / 'cccl'}"]
+        options += ["--use_fast_math"] if fast_math else []
         program = ctypes.c_void_p()
         self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None)
         try:

@@ -126,8 +126,8 @@ def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resu
 
 
 def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-            search: float = 0.0, precision: str = "f32", variants: int = 1) -> dict[str, Any]:
+            search: float = 0.0, precision: str = "f32", variants: int = 1, fast_math: bool = False) -> dict[str, Any]:
     """What `compiler.artifact.code` takes beside program and target."""
     names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
     return {"names": names, "batch": batch, "off": sorted(off), "memory": memory, "exact": exact, "search": search,
-            "precision": precision, "variants": variants}
+            "precision": precision, "variants": variants, "fast_math": fast_math}

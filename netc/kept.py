@@ -33,6 +33,7 @@ def build(program: Program, targets: Sequence[str], choices: Mapping[str, Any], 
     store = cache.default()
     # The half for machines without a GPU computes in f32 what GPUs compute in tf32.
     beside = {"precision": "f32"} if len(targets) > 1 and choices["precision"] == "tf32" else {}
+    beside |= {"fast_math": False} if len(targets) > 1 else {}
     found = join([_half(store, program, t, {**choices, **(beside if t.startswith("cpu") else {})}) for t in targets])
     name = key(program, targets[0], choices) if len(targets) == 1 else None
     made = _with_parameters(store, name, found, params, seed)

@@ -32,19 +32,21 @@ if TYPE_CHECKING:
               help="The batch kernels are made for; the artifact runs any batch.")
 @click.option("--variants", default=1, show_default=True, type=click.IntRange(1, 3),
               help="For GPUs: how many ways to make each kernel the file holds, for `netc tune` to choose from.")
+@click.option("--fast-math", "fast_math", is_flag=True,
+              help="For GPUs: quicker and less exact division, square roots and functions (of NVIDIA's compiler).")
 @EXACT
 @PRECISION
 @SEARCH
 @MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            variants: int, exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
+            variants: int, fast_math: bool, exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from netc import kept
     from runtime.format import write
     place = Path(split_place(net)[0])
     how = {"memory": memory, "exact": exact, "search": search, "precision": precision,
-           "variants": variants}
+           "variants": variants, "fast_math": fast_math}
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")

@@ -1,0 +1,73 @@
+"""Fast-math is off unless it is asked for, recorded where it was, and nothing for CPUs; what registers kernels are told."""
+
+import json
+
+import pytest
+
+from compiler import cuda
+from compiler.artifact import code
+from compiler.cubin import usage
+from netc.api import load
+from runtime.errors import NetcError
+from tests.compiler.emulator import compiler_or_skip
+from tests.netc.command import netc
+
+NET = "net soft {\n  input x: f32[N, 40]\n  output y = x -> sigmoid -> softmax\n}\n"
+DIVIDES = 'extern "C" __global__ void k(float* x, float y) { x[threadIdx.x] = __expf(x[threadIdx.x]) / y; }'
+
+
+@pytest.fixture
+def net(tmp_path):
+    (tmp_path / "soft.net").write_text(NET)
+    return tmp_path / "soft.net"
+
+
+def test_the_switch_reaches_the_compiler(net):
+    compiler_or_skip()
+    program = load(net).program
+    exact, fast = (code(program, "cuda:sm_90", **choice) for choice in ({}, {"fast_math": True}))
+    assert exact[0]["target"]["fast_math"] is False and fast[0]["target"]["fast_math"] is True
+    assert exact[1]["kernels.cu"] == fast[1]["kernels.cu"] and exact[1]["kernels.sm_90.cubin"] != fast[1]["kernels.sm_90.cubin"]
+
+
+def test_both_compilers_take_it():
+    found = [compiler_or_skip()]
+    found += [cuda.Nvrtc(library) for folder in cuda._nvidia_folders() for library in folder.glob("lib/libnvrtc.so.*")]
+    for compiler in found:
+        exact, fast = (compiler.compile(DIVIDES, "sm_80", {}, fast_math) for fast_math in (False, True))
+        assert len(fast) < len(exact)  # a division of its own is a subroutine
+
+
+def test_the_command_line(net, tmp_path):
+    done = netc("compile", net, "--fast-math", "-o", tmp_path / "x.netb")
+    assert done.code == 1 and done.err.startswith("error[E0705]") and "for GPUs" in done.err
+    done = netc("compile", net, "--fast-math", "--target", "cuda-emulator", "-o", tmp_path / "x.netb")
+    assert done.code == 0, done.err
+    assert json.loads(netc("inspect", tmp_path / "x.netb", "--json").out)["target"]["fast_math"] is True
+    assert "--fast-math" in netc("inspect", tmp_path / "x.netb").out
+
+
+def test_a_fat_artifact_computes_exactly_on_the_cpu(net):
+    compiler_or_skip()
+    made = load(net).build("run", "cuda:sm_90", fast_math=True).manifest
+    assert made["target"]["fast_math"] and "fast_math" not in made["halves"]["cpu"]["target"]
+
+
+def test_tiled_kernels_are_told_how_many_registers_there_are():
+    head = 'extern "C" __global__ void __launch_bounds__({}) {}(float* x)'
+    kernels = {"plain": (256, "  x[0] = 1;\n"), "tiled": (128, "  __shared__ float s[9];\n"),
+               "tensor": (128, "  __shared__ half s[9];\n  netc_mma_m16n8k16_f16(x);\n"), "wide": (1024, "  __shared__ float s[9];\n")}
+    source = "".join(head.format(threads, name) + ";\n" for name, (threads, _) in kernels.items())
+    source += "".join(head.format(threads, name) + " {\n" + body + "}\n" for name, (threads, body) in kernels.items())
+    bounded = cuda._bounded(source)
+    for name, bounds in (("plain", "256"), ("tiled", "128, 4"), ("tensor", "128, 2"), ("wide", "1024, 1")):
+        assert bounded.count(f"__launch_bounds__({bounds}) {name}(") == 2
+
+
+def test_a_bounded_kernel_keeps_its_limit():
+    compiler = compiler_or_skip()
+    body = "  __shared__ float s[4096];\n  float a[100];\n  for (int i = 0; i < 100; i++) a[i] = x[i * 256 + threadIdx.x];\n" \
+        "  for (int j = 0; j < 99; j++)\n    for (int i = 0; i < 100; i++) a[i] += s[j * 32 + threadIdx.x % 32] * a[(i + 7) % 100];\n" \
+        "  for (int i = 0; i < 100; i++) x[i * 256 + threadIdx.x] = a[i];\n"
+    source = 'extern "C" __global__ void __launch_bounds__(256) k(float* x) {\n' + body + "}\n"
+    assert usage(compiler.compile(cuda._bounded(source), "sm_80", {}))["k"].registers <= 128

@@ -18,7 +18,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from compiler import dims, flat
-from compiler.describe import describe
+from compiler.describe import describe, memory_of
 from compiler.dims import Dim
 from compiler.group import Launch
 from compiler.ir import DTYPES, STORED, Graph, TensorType
@@ -69,6 +69,7 @@ class Lowering:
     emit: Any
     slots: Mapping[str, Slot]
     variants: int = 1
+    memory: bool = True  # whether entries of kernels say what memory they may touch, which is for the emulator
     module: tvm.IRModule = field(default_factory=lambda: tvm.IRModule({}))
     functions: dict[Any, str] = field(default_factory=dict)
     scratch: dict[str, dict[str, Dim]] = field(default_factory=dict)  # of each program: what its kernels need for themselves
@@ -84,12 +85,15 @@ class Lowering:
         self.scratch[name] = {call.launch.nodes[-1]: sum((bytes for _, bytes in call.scratch), 0) for call in calls}
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.launch.update]
+        touchings = [{"memory": memory_of(graph, call.launch, storage, memory, self.slots, call.scratch)}
+                     if self.memory else {} for call in calls]
         return {
             "symbol": name, "symbols": symbols,
             "arguments": [{**a, "shape": [dims.as_json(d) for d in a["shape"]]} for a in _arguments(graph)],
             "arena": dims.as_json(memory.size),
             "kernels": [{**describe(graph, next(iter(c.variants)), c.launch, storage, memory),
-                         **({"variants": list(c.variants)} if len(c.variants) > 1 else {})} for c in calls],
+                         **({"variants": list(c.variants)} if len(c.variants) > 1 else {}), **touching}
+                        for c, touching in zip(calls, touchings)],
             "update_from": updates[0] if updates else len(calls),
             "choices": _words(calls),
         }

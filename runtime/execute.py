@@ -199,7 +199,7 @@ class Executable:
             tensors.append(native.tensor(block.address, (block.bytes,), np.dtype(np.uint8), device))
         return Plan(list(given), sizes, shapes, native.Call(self._function(entry["symbol"]), tensors,
                                                                         format.choice_words(entry)),
-                    len(entry["kernels"]), arena, {} if self._spreads else None)
+                    len(entry["kernels"]), arena, entry, {} if self._spreads else None)
 
     def _too_large(self, program: str, given: Sequence[tuple[int, ...]], hint: str | None) -> NetcError:
         """What a call that the GPU has no room for would take, and for how many examples there is room."""
@@ -266,6 +266,7 @@ class Plan:
     call: native.Call
     kernels: int
     arena: Any  # arrays.Block, or device.DeviceBlock
+    entry: Mapping[str, Any]  # of the program, in the manifest
     paces: dict[tuple[int, int], threads.Pace] | None = None
 
 

@@ -15,6 +15,8 @@ Manifest, format 1
      recompute: {budget, without, batch, tensors, seconds}, where --memory-budget had tensors computed again: the arena
        without it, how many tensors, and the predicted time that takes
                `function` of each is what runs; variants: where it is one of several that do the same, all of them
+               memory: [{in, name, offset, bytes, write, tensor}] of each, for GPUs: the bytes of arguments, parameters and
+               arena that it may touch, which the emulator checks
      update_from: index of the first kernel that changes parameters
      choices: how many numbers behind the kernel range say which variants run (`choice_words`)
      parameter_bytes: how much of the flat buffer, from its start, the program touches

@@ -9,15 +9,14 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from runtime import native, threads
+from runtime import format, native, threads
 from runtime.arrays import address, aligned
-from runtime.device import Gpu, GpuBound
+from runtime.device import DeviceBlock, Gpu
 from runtime.emulator import build
 from runtime.errors import NetcError
 from runtime.execute import Argument, Host, Plan
@@ -43,17 +42,6 @@ class EmulatedArray:
         self._kernels.emulator_release(ctypes.c_size_t(self.address))
 
 
-@dataclass(frozen=True)
-class EmulatorBound(GpuBound):
-    """A program whose kernels run on the CPU. Raises NetcError E0742 for what the emulator finds wrong in one."""
-
-    def __call__(self, begin: int = 0, end: int | None = None) -> None:
-        try:
-            super().__call__(begin, end)
-        except NetcError as error:
-            raise self.gpu.fault() or error from None
-
-
 class Emulator(Gpu):
     """Where a CUDA artifact's tensors lie when no GPU runs it. Arrays of callers are copied before and after calls."""
 
@@ -61,9 +49,9 @@ class Emulator(Gpu):
         """host: the loaded host.o, which gets its kernels. Raises NetcError E0740, E0741, E0743."""
         self.device, self.name = (native.CUDA, 0), NAME
         kind, seed = _order(os.environ.get("NETC_EMULATOR_ORDER", "forward"))
-        check = os.environ.get("NETC_EMULATOR_CHECK", "0") not in ("", "0")
+        self._checks = os.environ.get("NETC_EMULATOR_CHECK", "0") not in ("", "0")
         self._source = members["kernels.cu"].decode()
-        self._path = build.library(self._source, json.loads(members["kernels.json"]), check)
+        self._path = build.library(self._source, json.loads(members["kernels.json"]), self._checks)
         module = native.function("ffi.ModuleLoadFromFile")(str(self._path))
         native.function("ffi.ModuleImportModule")(host, module)
         self._kernels = ctypes.CDLL(str(self._path))
@@ -71,21 +59,46 @@ class Emulator(Gpu):
         self._kernels.emulator_fault_code.restype = ctypes.c_size_t
         self._kernels.emulator_order(ctypes.c_char(kind.encode()), seed)
         self._kernels.emulator_processes(threads.count())
+        self._parameters = 0  # where they lie
         self._staged: WeakKeyDictionary[Plan, dict[int, EmulatedArray]] = WeakKeyDictionary()
 
-    def fault(self) -> NetcError | None:
-        """What the emulator found in the last launch."""
+    def launch(self, plan: Plan, addresses: Sequence[int], begin: int, end: int) -> None:
+        """Launches kernels [begin, end), one after the other. Raises NetcError E0742 for what is wrong in one."""
+        for index in range(begin, end):
+            kernel = plan.entry["kernels"][index]
+            if self._checks:
+                self._expect(plan, addresses, kernel.get("memory", ()))
+            try:
+                plan.call(addresses, index, index + 1)
+            except NetcError as error:
+                raise self._fault(kernel) or error from None
+
+    def _expect(self, plan: Plan, addresses: Sequence[int], memory: Iterable[Mapping[str, Any]]) -> None:
+        """Says what the next launch may touch: `memory` of its entry in the manifest."""
+        places = {(a["kind"], a["name"]): at for a, at in zip(plan.entry["arguments"], addresses)}
+        places |= {("parameters", ""): self._parameters, ("arena", ""): plan.arena.address}
+        for part in memory:
+            begin = places[part["in"], part["name"]] + format.size(part["offset"], plan.sizes)
+            self._kernels.emulator_expect(ctypes.c_size_t(begin), ctypes.c_size_t(format.size(part["bytes"], plan.sizes)),
+                                          part["write"], part["tensor"].encode())
+
+    def _fault(self, kernel: Mapping[str, Any]) -> NetcError | None:
+        """What the emulator found in the last launch, that of a kernel of the manifest."""
         text = self._kernels.emulator_fault()
         if text is None:
             return None
+        name, _, what = text.decode().partition(": ")
+        layers = f" (layers {', '.join(kernel['layers'])})" if kernel["layers"] else ""
         code, base = self._kernels.emulator_fault_code(), _base(self._kernels)
         line = build.place_of(self._path, code - base - 1) if code else None  # -1: from the return address to the call
-        what = text.decode() + (f" (kernels.cu, {line})" if line else "")
-        return NetcError("E0742", f"the emulator found a fault in {what}",
+        where = f" (kernels.cu, {line})" if line else ""
+        return NetcError("E0742", f"the emulator found a fault in {name}{layers}: {what}{where}",
                          "the net is not to blame: `netc explain E0742` says how to report it")
 
-    def launch(self, plan: Plan, addresses: Sequence[int], begin: int, end: int) -> None:
-        plan.call(addresses, begin, end)
+    def block(self, bytes: int) -> DeviceBlock:
+        block = super().block(bytes)
+        self._parameters = self._parameters or block.address  # they come first
+        return block
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> EmulatedArray:
         return EmulatedArray(self._kernels, shape, dtype)
@@ -104,11 +117,6 @@ class Emulator(Gpu):
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype, inputs: Iterable[Any]) -> np.ndarray:
         return aligned(shape, dtype)
-
-    def bound(self, plan: Plan, arrays: Sequence[np.ndarray], results: dict[str, Any],
-              lock: threading.Lock) -> EmulatorBound:
-        bound = super().bound(plan, arrays, results, lock)
-        return EmulatorBound(**vars(bound))
 
     def local(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         return feeds

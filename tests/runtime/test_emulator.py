@@ -217,23 +217,57 @@ def test_a_net_trains_as_on_the_cpu_with_all_checks(tmp_path, monkeypatch):
     assert losses["cpu"][-1] < losses["cpu"][0]
 
 
-def test_a_fault_in_a_net_names_kernel_and_line(tmp_path, monkeypatch):
-    from runtime.execute import Executable
+def planted_in(artifact, number, statement):
+    """The artifact with a statement at the beginning of a kernel of `run`, and the line where it stands."""
     from runtime.format import Artifact
+    source = artifact.members["kernels.cu"].decode()
+    name = artifact.manifest["programs"]["run"]["kernels"][number]["function"]
+    start = source.index(") {\n", source.rindex(f" {name}(")) + 4
+    wrong = f"{source[:start]}  {statement}\n{source[start:]}"
+    return Artifact(artifact.manifest, {**artifact.members, "kernels.cu": wrong.encode()}), source.count("\n", 0, start) + 1
+
+
+ONCE = "if (blockIdx.x == 0 && threadIdx.x == 0)"
+
+
+@pytest.mark.parametrize("statement, what", [
+    (f"{ONCE} p0[-1] = 1.0f;", r"thread \(0, 0, 0\) of block \(0, 0, 0\) writes global memory out of bounds: bytes -4 to -1 of "
+     r"\d+ of `logits/"),
+    (f"{ONCE} p0[100000] = 1.0f;", "writes global memory out of bounds"),
+    (f"{ONCE} p1[0] = p0[1 << 12];", "reads global memory out of bounds"),
+])
+def test_a_fault_in_a_net_names_layer_tensor_and_line(tmp_path, monkeypatch, statement, what):
+    from runtime.execute import Executable
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
     artifact = net_of(tmp_path).build("run", "cuda-emulator")
     assert not any(name.endswith(".cubin") for name in artifact.members)
-    source = artifact.members["kernels.cu"].decode()
-    start = source.index(") {\n", source.rindex('extern "C" __global__')) + 4
-    wrong = source[:start] + "  p0[-1] = 1.0f;\n" + source[start:]
-    members = {**artifact.members, "kernels.cu": wrong.encode()}
-    exe = Executable(Artifact(artifact.manifest, members))
+    wrong, line = planted_in(artifact, 1, statement)
+    exe = Executable(wrong)
     with pytest.raises(NetcError) as caught:
         exe(image=np.zeros((2, 1, 5, 5), "u1"))
-    assert caught.value.code == "E0742"
-    assert "writes global memory out of bounds" in caught.value.message
+    message = caught.value.message
+    layers = artifact.manifest["programs"]["run"]["kernels"][1]["layers"]
+    assert caught.value.code == "E0742" and layers and f"(layers {', '.join(layers)}): " in message, message
+    assert re.search(what, message), message
     if shutil.which("addr2line"):
-        assert f"line {source.count(chr(10), 0, start) + 1}" in caught.value.message, caught.value.message
+        assert f"kernels.cu, line {line}" in message, message
+
+
+def test_an_index_that_leaves_a_tensor_but_not_the_arena_is_a_fault(tmp_path, monkeypatch):
+    from runtime.execute import Executable
+    monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
+    artifact = net_of(tmp_path).build("run", "cuda-emulator")
+    kernels = artifact.manifest["programs"]["run"]["kernels"]
+    number = next(i for i, k in enumerate(kernels) if any(m["in"] == "arena" and m["write"] for m in k["memory"]))
+    Executable(artifact)(image=np.zeros((2, 1, 5, 5), "u1"))
+    found = set()
+    for pointer in re.findall(r"\bfloat\* __restrict__ (p\d+)", artifact.members["kernels.cu"].decode()):
+        wrong, _ = planted_in(artifact, number, f"{ONCE} {pointer}[-1] = 2.0f;")
+        try:
+            Executable(wrong)(image=np.zeros((2, 1, 5, 5), "u1"))
+        except NetcError as error:
+            found.add(error.message)
+    assert any("out of bounds: bytes -4 to -1" in message for message in found), found
 
 
 def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):

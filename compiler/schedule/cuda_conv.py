@@ -54,9 +54,10 @@ def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | No
     flat = _flat(kernel, g, kernel.shape[2:], g.shape[2:])
     positions = _reached(kernel, g, outputs, last, flat)
 
-    reader = Reader(w)
+    width = vector(w, 1)
+    reader = Reader(w, width)
     weights = Side(inputs, lambda group, c: reader.start([group * outputs, c, *_none(taps)]), _always,
-                   lambda place, step, lane: reader.read(place, [step[1], None, *step[2:]], lane), "row", vector(w, 1))
+                   lambda place, step, lane: reader.read(place, [step[1], None, *step[2:]], lane), "row", width)
     step = _channels_and_taps(outputs, taps, last)
     extent = outputs * prod(taps)
     if _channels_last_result(kernel):
@@ -84,7 +85,7 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | N
     along = "row" if last else "k"
     width = vector(g, 1, outputs) if last else vector(g, len(g.shape) - 1, place) if joined else 1
 
-    reader = Reader(g)
+    reader = Reader(g, width)
 
     def gradient(row: Sequence[Any], at: Sequence[Any], lane: Any) -> Any:
         n, flat, *p = at
@@ -104,13 +105,14 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
 
     def side(source: Operand, extent: Any, transposed: bool) -> Side:
         """Rows of a matrix that is stored [row, k], or [k, row] if it is transposed."""
-        reader = Reader(source)
+        width = vector(source, 1)
+        reader = Reader(source, width)
 
         def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
             return reader.read(place, [step[0], None] if transposed else [None, step[0]], lane)
 
         return Side(extent, lambda group, row: reader.start([0, row] if transposed else [row, 0]), _always, read,
-                    "row" if transposed else "k", vector(source, 1))
+                    "row" if transposed else "k", width)
 
     rows, columns = (product([extent]) for extent in kernel.shape)
     extent = product([x.shape[0 if a.transpose_a else 1]])
@@ -166,8 +168,9 @@ def _flat(kernel: Kernel, x: Operand, source: Sequence[Any], out: Sequence[Any])
 
 def _windows(kernel: Kernel, x: Operand, inputs: int, last: bool, flat: bool) -> Side:
     """Result positions as rows: of each, the input elements that its window holds."""
-    a, out, reader = kernel.a, [static(size) for size in kernel.shape[2:]], Reader(x)
-    sizes = [static(size) for size in x.shape[2:]]
+    a, out, sizes = kernel.a, [static(size) for size in kernel.shape[2:]], [static(size) for size in x.shape[2:]]
+    width = vector(x, 1, inputs) if last else vector(x, len(x.shape) - 1, prod(out)) if flat else 1
+    reader = Reader(x, width)
 
     def place(group: Any, m: Any) -> list[Any]:
         n, *p = split(m, [0, prod(out)] if flat else [0, *out])
@@ -182,10 +185,7 @@ def _windows(kernel: Kernel, x: Operand, inputs: int, last: bool, flat: bool) ->
         taps = [tap * d for tap, d in zip(step[2:], a.dilation)]
         return reader.read(place[len(out):], [None, step[1], *taps], lane)
 
-    extent = product([x.shape[0], *out])
-    if last:
-        return Side(extent, place, inside, read, "k", vector(x, 1, inputs))
-    return Side(extent, place, inside, read, "row", vector(x, len(x.shape) - 1, prod(out)) if flat else 1)
+    return Side(product([x.shape[0], *out]), place, inside, read, "k" if last else "row", width)
 
 
 def _within(at: Sequence[Any], sizes: Sequence[int], out: Sequence[int], a: Any) -> Any:
@@ -199,8 +199,9 @@ def _within(at: Sequence[Any], sizes: Sequence[int], out: Sequence[int], a: Any)
 
 def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -> Side:
     """Input positions as rows: of each, the gradients of the windows that it was in."""
-    a, size, reader = kernel.a, [static(extent) for extent in kernel.shape[2:]], Reader(g)
-    out = [static(extent) for extent in g.shape[2:]]
+    a, size, out = kernel.a, [static(extent) for extent in kernel.shape[2:]], [static(extent) for extent in g.shape[2:]]
+    width = vector(g, 1, outputs) if last else vector(g, len(g.shape) - 1, prod(out)) if flat else 1
+    reader = Reader(g, width)
     single = set(a.stride) == {1}
 
     def place(group: Any, m: Any) -> list[Any]:
@@ -224,17 +225,15 @@ def _reached(kernel: Kernel, g: Operand, outputs: int, last: bool, flat: bool) -
             truncdiv(i, s) for i, s in zip(shifted(place, step), a.stride)]
         return reader.read(place[len(size):], [None, step[1], *back], lane)
 
-    extent = product([g.shape[0], *size])
-    if last:
-        return Side(extent, place, inside, read, "k", vector(g, 1, outputs))
-    return Side(extent, place, inside, read, "row", vector(g, len(g.shape) - 1, prod(out)) if flat else 1)
+    return Side(product([g.shape[0], *size]), place, inside, read, "k" if last else "row", width)
 
 
 def _columns(kernel: Kernel, x: Operand, inputs: int, out: Sequence[int]) -> Side:
     """Taps and channels as columns: of each, the inputs that it meets at all positions."""
-    a, taps, last, reader = kernel.a, tuple(kernel.a.kernel), _channels_last(x), Reader(x)
-    sizes = [static(size) for size in x.shape[2:]]
+    a, taps, last, sizes = kernel.a, tuple(kernel.a.kernel), _channels_last(x), [static(size) for size in x.shape[2:]]
     flat = _flat(kernel, x, sizes, out)
+    width = vector(x, 1, inputs) if last else vector(x, len(x.shape) - 1, prod(out)) if flat else 1
+    reader = Reader(x, width)
 
     def place(group: Any, column: Any) -> list[Any]:
         c, *tap = _channel_and_tap(column, inputs, taps, last)
@@ -249,7 +248,6 @@ def _columns(kernel: Kernel, x: Operand, inputs: int, out: Sequence[int]) -> Sid
         where = [*_none(out[1:]), at] if flat else [i * s for i, s in zip(p, a.stride)]
         return reader.read(place[len(out):], [n, None, *where], lane)
 
-    width = vector(x, 1, inputs) if last else vector(x, len(x.shape) - 1, prod(out)) if flat else 1
     return Side(inputs * prod(taps), place, inside, read, "row" if last else "k", width)
 
 
@@ -261,7 +259,7 @@ def _weights(w: Operand, outputs: int, inputs: int, taps: tuple[int, ...], last:
     whole = not last and not _run(inputs) and steps is not None and all(side_by_side(w, i, i + 1) for i in range(1, len(taps) + 1))
     width = vector(w, 0, outputs) if row else vector(w, len(w.shape) - 1, inputs * prod(taps)) if whole else vector(w, 1)
 
-    reader = Reader(w)
+    reader = Reader(w, width)
 
     def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
         return reader.read(place, [None, None, *_none(taps[1:]), step[0]] if whole and not row else [None, *step[1:]], lane)

@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import WARP, Gpu
-from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static
+from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static, truncdiv
 from compiler.schedule.cuda_tiles import Gemm, Tile, rank
 
 KEPT = 80  # registers of 128; the rest is for addresses and for what is multiplied next
@@ -102,7 +102,7 @@ class _Emitter:
         per_group = rows * columns
         group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(block, i32(per_group)))
         turn = block if product.groups == 1 else tirx.truncmod(block, i32(per_group))
-        first = (bind(tirx.truncdiv(turn, i32(columns)) * i32(tile.m)), bind(tirx.truncmod(turn, i32(columns)) * i32(tile.n)))
+        first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m), bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
         loaders = [_Loader(self, side, group, at, thread, shared, size, length, start) for side, at, size, length, start in zip(
             (product.a, product.b), first, (tile.m, tile.n), self.lengths, self.starts)]
         sums = T.alloc_buffer((tile.thread_m * tile.thread_n,), "float32", scope="local")
@@ -141,7 +141,7 @@ class _Emitter:
         parts = []
         for length, start, size, own, at in zip(self.lengths, self.starts, (tile.m, tile.n), (tile.thread_m, tile.thread_n),
                                                 (down, across)):
-            base = bind(half * (tile.k * length) + at * 4 + start)
+            base = bind(half * (tile.k * length // 4) + at + start // 4) * 4
             parts.append((T.alloc_buffer((own,), "float32", scope="local"), base, length, size // (own // 4), own // 4))
         with T.unroll(0, tile.k) as k:
             for mine, base, length, apart, count in parts:
@@ -189,7 +189,7 @@ class _Loader:
         for turn in range(self.count):
             key, row, k = self._split(thread, turn, emitter.threads, size)
             if key not in rows:
-                row = bind(row)
+                row = bind(row) if side.along == "k" else bind(truncdiv(row, self.width)) * self.width
                 ok = None if whole else bind(first + row < i32(side.extent))
                 rows[key] = row, ok, [bind(value) for value in side.place(group, first + row)]
             row, *place = rows[key]

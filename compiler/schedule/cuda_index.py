@@ -100,8 +100,12 @@ def both(*conditions: Any) -> Any:
 
 
 def bind(value: Any) -> Any:
-    """A register that holds `value`; a constant stays one."""
-    return value if isinstance(value, int | tirx.IntImm | tirx.FloatImm) else T.bind(value)
+    """A register that holds `value`; a constant stays one. (What is bound by T.bind, TVM writes out again at each use.)"""
+    if isinstance(value, int | tirx.IntImm | tirx.FloatImm):
+        return value
+    register = T.alloc_buffer((1,), str(value.ty.dtype), scope="local")
+    T.buffer_store(register, value, [0])
+    return register[0]
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -144,10 +148,10 @@ def vector(x: Operand, axis: int, extent: int | None = None, widths: Sequence[in
 class Reader:
     """Elements of an operand whose index is known in two parts: one early, and kept in registers, the other where an
     element is read. Where memory holds the operand, the parts are offsets: a 64-bit one, and a 32-bit one that is the same
-    for all threads as a rule."""
+    for all threads as a rule. Both count vectors of `width`: so it is plain that they are aligned."""
 
-    def __init__(self, x: Operand):
-        self.x, self.steps = x, strides(x)
+    def __init__(self, x: Operand, width: int = 1):
+        self.x, self.steps, self.width = x, strides(x), width
         if self.steps is not None:
             self.view = T.decl_buffer((x.buffer.shape[0] * self.steps[0],), x.buffer.dtype, data=x.buffer.data)
 
@@ -158,17 +162,20 @@ class Reader:
         offset = i64(0) if self.x.buffer.elem_offset is None else self.x.buffer.elem_offset
         for i, step in zip(index, self.steps):
             offset = offset + i64(i) * step
-        return [offset]
+        return [self._vectors(offset)]
 
     def read(self, start: Sequence[Any], index: Sequence[Any], lane: Any) -> Any:
         """The element at the sum of both parts, and `lane` neighbours on."""
         if self.steps is None:
             return self.x(*(i if j is None else i + j for i, j in zip(start, index)))
         within = sum((i32(i) * i32(static(step)) for i, step in zip(index[1:], self.steps[1:]) if i is not None), start=i32(0))
-        at = start[0] + i64(within) + lane
+        at = start[0] + i64(self._vectors(within))
         if index[0] is not None:
-            at = at + i64(index[0]) * self.steps[0]
-        return widened(self.view[at], self.x.type.dtype)
+            at = at + self._vectors(i64(index[0]) * self.steps[0])
+        return widened(self.view[at * self.width + lane], self.x.type.dtype)
+
+    def _vectors(self, offset: Any) -> Any:
+        return offset if self.width == 1 else tirx.shift_right(offset, tirx.const(self.width.bit_length() - 1, offset.ty.dtype))
 
 
 def _multiple(analyzer: Analyzer, value: Any, width: int) -> bool:

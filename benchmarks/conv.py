@@ -32,7 +32,7 @@ INCEPTION = {"3a": (192, 28, 64, 96, 128, 16, 32, 32), "3b": (256, 28, 128, 128,
              "4e": (528, 14, 256, 160, 320, 32, 128, 128), "5a": (832, 7, 256, 160, 320, 32, 128, 128),
              "5b": (832, 7, 384, 192, 384, 48, 128, 128)}
 
-CONVS = {"conv", "winograd_conv"}
+CONVS = {"conv", "fft_conv", "winograd_conv"}
 BLOCKED = "com.microsoft.nchwc"  # the domain of ONNX Runtime's ops on blocked channels
 
 Shape = tuple[int, int, int, int, int, int]  # inputs, outputs, size, kernel, stride, padding

@@ -88,9 +88,13 @@ class FftConv(Op):
     def flops(self, a, types, out):
         """What is computed: complex products of all tiles, and transforms of inputs and results."""
         n, outputs, *spatial = out.shape
-        products = 8 * outputs * types[1].shape[1] * points(a.tile)
-        return n * (prod(grid(a, tuple(spatial))) * int(
-            products + transform_flops(a.tile) * (types[0].shape[1] + outputs)))
+        transforms = prod(grid(a, tuple(spatial))) * transform_flops(a.tile) * (types[0].shape[1] + outputs)
+        return self.products(a, types, out) + n * int(transforms)
+
+    def products(self, a, types, out):
+        """Of the FLOPs, those of complex products."""
+        n, outputs, *spatial = out.shape
+        return n * (8 * prod(grid(a, tuple(spatial))) * outputs * types[1].shape[1] * points(a.tile))
 
     def numpy(self, a, x, u, bias=None):
         out = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from compiler import dims
 from compiler.ir import Graph, Node
 from compiler.layout import PLAIN
 from compiler.ops import REGISTRY, fft, namespace
@@ -19,10 +20,10 @@ from compiler.passes.base import Context, Rewrite, graph_pass, layers
 
 TILES = (4, 2)
 MARGIN = 0.9  # of the direct time: predicted gains below a tenth are not relied on
-SMALL = 0.75  # weights are kept transformed, and four times as large, only where that saves more than a quarter
+SMALL = 0.75  # weights are kept transformed, and many times as large, only where that saves more than a quarter
 EFFICIENCY = 0.75  # of the rate of direct sums, which the many small products and the transforms reach
-LARGE = 11  # rows or columns of a window from which on Fourier transforms are considered
-FFT_EFFICIENCY = 0.5
+LARGE = 5  # rows or columns of a window from which on Fourier transforms are considered
+PRODUCTS, TRANSFORMS = 0.65, 0.33  # of that rate: complex products of points, and transforms, which are not multiply-adds
 
 
 @graph_pass("choose_algorithm", training=False, reason="transforming weights in each step costs more than it saves")
@@ -83,7 +84,7 @@ def _transformed(graph: Graph, conv: Node, context: Context) -> Rewrite:
     what = f"{conv.name} by Fourier transforms of {size}x{size}"
     if context.exact:
         return Rewrite(what, layers(conv), False, direct - seconds, "results have to be exact")
-    if seconds > MARGIN * direct:
+    if seconds > SMALL * direct:
         return Rewrite(what, layers(conv), False, direct - seconds, "transforms and larger weights cost what it saves")
     _use(graph, conv, "fft", {"tile": size})
     return Rewrite(what, layers(conv), True, direct - seconds)
@@ -99,7 +100,11 @@ def _fft_seconds(graph: Graph, conv: Node, size: int, context: Context) -> float
     made.update(names[1], type=REGISTRY["fft_weight"].infer(namespace({"tile": size}), w))
     node = replace(conv, op="fft_conv", attrs={**conv.attrs, "tile": size}, inputs=tuple(names))
     made.add(node)
-    return context.seconds(made, [node]) / FFT_EFFICIENCY
+    op, a, types = REGISTRY["fft_conv"], namespace(node.attrs), [made[name].type for name in names]
+    whole, products = (dims.evaluate(flops, dict.fromkeys(dims.symbols(flops), context.batch)) for flops in (
+        op.flops(a, types, node.type), op.products(a, types, node.type)))
+    share = products / whole
+    return context.seconds(made, [node]) * (share / PRODUCTS + (1 - share) / TRANSFORMS)
 
 
 def _seconds(graph: Graph, conv: Node, tile: int, once: bool, context: Context) -> float:

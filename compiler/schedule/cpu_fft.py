@@ -20,11 +20,12 @@ from compiler.schedule import cpu_fourier
 from compiler.schedule.cpu_band import CYCLES_PER_NS
 from compiler.schedule.cpu_blocked import blocked
 from compiler.schedule.cpu_loops import ceildiv, i64, loops, share, static
-from compiler.schedule.cpu_tile import bound, cut, parts, positions
+from compiler.schedule.cpu_tile import bound, cut, parts, positions, prefetch
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
 TILES = 24            # that share a reading of the weights, where the batch has as many
+AHEAD = 4             # weights are fetched half as many points ahead
 FLOPS_PER_CYCLE = 1.0  # of transforms, for each lane
 
 
@@ -211,7 +212,7 @@ class _Convolution:
         def emit(unit: Any, slot: Any) -> None:
             n, block = parts(unit, blocks)
 
-            def product(ky: int, kx: Any, part: int, lane: Any) -> Any:
+            def times(ky: int, kx: Any, part: int, lane: Any) -> Any:
                 mine = [there[slot, i64(ky), kx * 2 + i, lane] for i in (0, 1)]
                 factor = [u[block, i64(0), i64(ky), kx * 2 + i, lane] for i in (0, 1)]
                 return mine[0] * factor[1] + mine[1] * factor[0] if part else mine[0] * factor[0] - mine[1] * factor[1]
@@ -219,7 +220,7 @@ class _Convolution:
             with loops([prod(self.grid)]) as (tile,):
                 self.forward(n, block, tile, slot, line, plane, lambda ky, kx, part, lane, value: T.buffer_store(
                     there, value, [slot, i64(ky), kx * 2 + part, lane]))
-                self.back(n, block, tile, slot, line, plane, product)
+                self.back(n, block, tile, slot, line, plane, times)
 
         ns = batch * (2 * self.transform_ns(self.outputs))
         return Work(kernel.shape[0] * blocks, ns, emit)
@@ -231,6 +232,8 @@ class _Convolution:
         together = min(batch, ceildiv(TILES, tiles))
         most = together * tiles
         ins, outs = ceildiv(self.channels, lanes), self.outputs // lanes
+        # Products of neighbouring points read one stream of weights, as many as keep what they share in L2.
+        chunks = min(half, ceildiv(half * 2 * ins * most * lanes * 4, cpu.l2 // 2))
         line, plane = _scratch(kernel, cpu, self.size, lanes), _scratch(kernel, cpu, self.size, 2 * half, lanes)
         v, products = (kernel.scratch(tuple(map(i64, (points, 2, blocks, most * lanes))), "float32") for blocks in (ins, outs))
         with loops([images if together == 1 else tirx.floordiv(images + (together - 1), i64(together))]) as (turn,):
@@ -244,8 +247,12 @@ class _Convolution:
                              lambda ky, kx, part, lane, value: T.buffer_store(
                                  v, value, [kx + ky * half, i64(part), block, place + lane]))
 
-            def multiply(point: Any, slot: Any) -> None:
-                self._products(v, products, point, most, count * tiles if count != 1 else tiles)
+            def multiply(unit: Any, slot: Any) -> None:
+                ky, chunk = parts(unit, chunks)
+                with loops([outs]) as (block,):
+                    low, high = (tirx.floordiv((chunk + more) * half, i64(chunks)) for more in (0, 1))
+                    with T.serial(0, high - low) as turn:
+                        self._products(v, products, block, ky, bound(low + turn), most, tiles if count == 1 else count * tiles)
 
             def back(unit: Any, slot: Any) -> None:
                 image, tile, block = parts(unit, tiles, outs)
@@ -256,34 +263,37 @@ class _Convolution:
             threads = cpu.llvm.get("num-cores", 1)
             macs = 4 * most * points * self.channels * self.outputs
             share([Work(count * (tiles * ins), together * self.transform_ns(self.channels), forward)], threads)
-            share([Work(points, macs / (2 * lanes) / CYCLES_PER_NS, multiply)], threads)
+            share([Work(self.size * chunks, macs / (2 * lanes) / CYCLES_PER_NS, multiply)], threads)
             share([Work(count * (tiles * outs), together * self.transform_ns(self.outputs), back)], threads)
 
-    def _products(self, v: Any, products: Any, point: Any, most: int, count: Any) -> None:
-        """M of one point for `count` tiles."""
+    def _products(self, v: Any, products: Any, block: Any, ky: Any, kx: Any, most: int, count: Any) -> None:
+        """M of one point and block of outputs for `count` tiles."""
         lanes, u = self.cpu.lanes, self.kernel.operands[1].buffer
-        ky, kx = parts(point, self.half)
-        whole = self.channels % lanes == 0
-        with loops([self.outputs // lanes]) as (block,):
-            for run in cut(most, positions(self.cpu, 2)):
-                pieces = run.count if static(count) else tirx.Max(i64(0), tirx.Min(i64(run.count), tirx.floordiv(
-                    count - run.first + (run.size - 1), i64(run.size))))
-                with loops([pieces]) as (turn,):
-                    start = bound(run.piece(turn))
-                    sums = [T.alloc_buffer((run.size, lanes), "float32") for _ in (0, 1)]
-                    with T.unroll(0, i64(run.size)) as i:
-                        for acc in sums:
-                            with T.vectorized(0, i64(lanes)) as lane:
-                                T.buffer_store(acc, tirx.const(0.0, "float32"), [i, lane])
-                    with loops((self.channels // lanes, lanes) if whole else (1, self.channels)) as (c, within):
-                        channel = c * lanes + within
-                        at = (c, within) if whole else (tirx.floordiv(channel, i64(lanes)), tirx.floormod(channel, i64(lanes)))
+        point, whole = bound(ky * self.half + kx), self.channels % lanes == 0
+        for run in cut(most, positions(self.cpu, 2)):
+            pieces = run.count if static(count) else tirx.Max(i64(0), tirx.Min(i64(run.count), tirx.floordiv(
+                count - run.first + (run.size - 1), i64(run.size))))
+            with loops([pieces]) as (turn,):
+                start = bound(run.piece(turn))
+                sums = [T.alloc_buffer((run.size, lanes), "float32") for _ in (0, 1)]
+                with T.unroll(0, i64(run.size)) as i:
+                    for acc in sums:
+                        with T.vectorized(0, i64(lanes)) as lane:
+                            T.buffer_store(acc, tirx.const(0.0, "float32"), [i, lane])
+                with loops([self.channels // lanes if whole else self.channels]) as (c,):
+                    if whole and not run.first:
+                        for line in range(0, 2 * lanes, 16 // lanes):
+                            part, channel = divmod(line, lanes)
+                            prefetch(u[block, c * lanes + channel + AHEAD * self.channels, ky, kx * 2 + part, 0])
+                    with loops([lanes if whole else 1]) as (within,):
+                        channel = c * lanes + within if whole else c
+                        at = (c, within) if whole else (tirx.floordiv(c, i64(lanes)), tirx.floormod(c, i64(lanes)))
                         with T.unroll(0, i64(run.size)) as i:
                             re, im = (v[point, i64(part), at[0], (start + i) * lanes + at[1]] for part in (0, 1))
                             for part, (x, y) in ((0, (re, -im)), (1, (im, re))):
                                 with T.vectorized(0, i64(lanes)) as lane:
                                     ur, ui = (u[block, channel, ky, kx * 2 + p, lane] for p in (0, 1))
                                     T.buffer_store(sums[part], sums[part][i, lane] + x * ur + y * ui, [i, lane])
-                    for part, acc in enumerate(sums):
-                        with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
-                            T.buffer_store(products, acc[i, lane], [point, i64(part), block, (start + i) * lanes + lane])
+                for part, acc in enumerate(sums):
+                    with T.unroll(0, i64(run.size)) as i, T.vectorized(0, i64(lanes)) as lane:
+                        T.buffer_store(products, acc[i, lane], [point, i64(part), block, (start + i) * lanes + lane])

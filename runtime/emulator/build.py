@@ -23,6 +23,7 @@ _DECLARATION = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\d+
 _SHARED = re.compile(r"(?<!extern )__shared__ (?:alignas\(\d+\) |__align__\(\d+\) )?([\w ]+?) (\w+)\[(\d+)\];")
 _DYNAMIC = re.compile(r'extern (?:"C" )?__shared__ (?:\w+\(\d+\) )?([\w ]+?) (\w+)\[\];')
 _LOCAL = re.compile(r"^(\s+)(?:alignas\(\d+\) |__align__\(\d+\) )?(\w+) (\w+)(?:\[(\d+)\])?;", re.MULTILINE)
+_VECTOR = re.compile(r"\*\((\w+)\*\)\(")
 _TOGETHER = re.compile(r"\b(__sync\w+|__shfl\w+|netc_(?!copy_16|tf32)\w+)\(")  # where threads wait for others
 INSTRUCTIONS = "// Instructions of NVIDIA GPUs"  # how compiler/cuda_instructions.h begins
 
@@ -101,7 +102,8 @@ def translate(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]],
     launchers = [_launcher(name, parameters, functions[name], _body(code, name))
                  for name, parameters in _DECLARATION.findall(code)]
     if check:
-        code = _LOCAL.sub(_poisoned, code)
+        # The C++ compiler may make a vector's access one of each element, whose alignment is less.
+        code = _VECTOR.sub(r"*emulator::Aligned<\1>(", _LOCAL.sub(_poisoned, code))
     numbers = itertools.count(1)
     code = _DYNAMIC.sub(lambda m: f"{m[1]}* {m[2]} = ({m[1]}*)emulator::DynamicShared({_granule(code, m[2], 'int')});",
                         code)

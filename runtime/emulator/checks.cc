@@ -338,10 +338,17 @@ void* SharedArray(int number, size_t bytes, int granule) {
 
 void* DynamicShared(int granule) { return SharedArray(0, dynamic_size, granule); }
 
+[[gnu::noinline]] void Misaligned(const void* data, size_t alignment) {
+  Fault(reinterpret_cast<uintptr_t>(__builtin_return_address(0)), "%s accesses a vector at a misaligned address, %zu behind "
+        "a multiple of %zu", Me().c_str(), reinterpret_cast<uintptr_t>(data) % alignment, alignment);
+}
+
 void Row(const void* data, size_t bytes, int lane, uintptr_t code) {
   if (!checks) return;
   int performer = current;
   current = current / kWarp * kWarp + lane;
+  if (size_t(static_cast<const char*>(data) - shared_memory) >= sizeof shared_memory)
+    return Fault(code, "%s reads a row of a matrix that is not in shared memory", Me().c_str());
   Check(data, bytes, false, 0, code);
   current = performer;
 }

@@ -71,6 +71,13 @@ EMULATOR_PLAIN __forceinline__ T Unwritten() {
   return value;
 }
 
+// A pointer to a vector, looked at.
+template <class T>
+__forceinline__ T* Aligned(const void* data) {
+  if (reinterpret_cast<uintptr_t>(data) % alignof(T)) Misaligned(data, alignof(T));
+  return static_cast<T*>(const_cast<void*>(data));
+}
+
 }  // namespace emulator
 
 #define EMULATOR_WIDTH(_, width, ...) (width)

@@ -35,6 +35,8 @@ void WarpBarrier(unsigned mask, int line);
 uint64_t Exchange(unsigned mask, uint64_t value, int source, int line);
 // All lanes of the warp come, each with something of its own; perform(all of it, by lane) is called once.
 void Together(void* mine, void (*perform)(void* const* lanes), int line);
+// Ends the block: an access to a vector at an address that is no multiple of its alignment.
+void Misaligned(const void* data, size_t alignment);
 // The checks of reading `bytes` of shared memory for `lane` of the warp that performs; `code`: where it was asked to.
 void Row(const void* data, size_t bytes, int lane, uintptr_t code);
 

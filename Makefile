@@ -1,10 +1,11 @@
-# make install: the environment; make demo: the whole way on real digits; make test: all tests.
+# make install: the environment; make demo: the whole way on real digits; make test: all tests; make gpu-check: all that
+# needs a GPU, its tests, results and times, on a machine that has one.
 PYTHON ?= python3
 BIN := .venv/bin
 NETC := $(BIN)/netc
 RUN := runs/demo
 
-.PHONY: install demo test clean
+.PHONY: install demo test gpu-check clean
 
 install: .venv/.installed
 
@@ -30,6 +31,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto
+
+gpu-check: install
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf .venv build runs *.egg-info

@@ -35,15 +35,19 @@ def gpu_or_skip() -> None:
 
 def build(folder: Path, source: str, arch: str) -> dict[str, str]:
     """Make driver and kernels in `folder`; returns the environment of a process that sees a GPU of `arch`."""
+    # The driver unpacks arguments itself, so nothing needs to be known of them.
+    library = kernels.library(source, defaultdict(lambda: {"args": [], "launch": []}), check=False)
+    return machine(folder, arch) | {"EMULATED_KERNELS": str(library), "EMULATED_ARGUMENTS": arguments(source)}
+
+
+def machine(folder: Path, arch: str) -> dict[str, str]:
+    """Make the driver in `folder`; returns the environment of a process that sees a GPU, but no kernels (see gpu.py)."""
     driver = [str(HERE / "driver.cc"), "-ldl", "-Wl,-Bsymbolic"]
     versions = folder / "versions.map"
     versions.write_text("libcudart.so.13 { global: cuda*; emulated_*; };")
     _compile(*driver, "-o", str(folder / "libcudart.so.13"), f"-Wl,--version-script={versions}")
     _compile(*driver, "-o", str(folder / "libcuda.so.1"))
-    # The driver unpacks arguments itself, so nothing needs to be known of them.
-    library = kernels.library(source, defaultdict(lambda: {"args": [], "launch": []}), check=False)
-    return os.environ | {"LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(library),
-                         "EMULATED_ARCH": arch.removeprefix("sm_"), "EMULATED_ARGUMENTS": arguments(source)}
+    return os.environ | {"LD_LIBRARY_PATH": str(folder), "EMULATED_ARCH": arch.removeprefix("sm_")}
 
 
 def arguments(source: str) -> str:

@@ -2,7 +2,7 @@
 // that runtime/emulator compiled. Only what netc and TVM's CUDA runtime call is here; the rest fails by name.
 //
 // EMULATED_ARCH, EMULATED_MEMORY (bytes), EMULATED_DRIVER (13000 for CUDA 13.0) say what machine this is, EMULATED_KERNELS
-// where the kernels of the next module are, EMULATED_ARGUMENTS how many arguments each takes ("kernel0=5,kernel1=3").
+// where the kernels are, EMULATED_ARGUMENTS how many arguments each takes ("kernel0=5,kernel1=3").
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -24,6 +24,11 @@ size_t Number(const char* name, size_t otherwise) {
 }
 
 using Run = int (*)(const unsigned*, const unsigned*, size_t, void**);
+
+struct Module {
+  void* library;
+  std::string counts;
+};
 
 struct Function {
   Run run;
@@ -95,20 +100,23 @@ int cuGetErrorName(int error, const char** name) {
 }
 int cuGetErrorString(int error, const char** text) { return cuGetErrorName(error, text); }
 
-int cuModuleLoadData(void** module, const void* image) {
+int cuModuleLoadData(Module** module, const void* image) {
   const auto* elf = static_cast<const unsigned char*>(image);
   uint16_t machine;
   memcpy(&machine, elf + 18, sizeof machine);
   constexpr uint16_t kElfMachineCuda = 190;
   if (memcmp(elf, "\177ELF", 4) || machine != kElfMachineCuda) return kInvalidImage;
   if (int error = Number("EMULATED_IMAGE", 0)) return error;
-  return *module = dlopen(getenv("EMULATED_KERNELS"), RTLD_NOW), 0;
+  // An image of gpu.py's names what it stands for: the library, and how many arguments its kernels take.
+  const char* named = !memcmp(elf + 64, "NETC", 4) ? reinterpret_cast<const char*>(elf) + 68 : nullptr;
+  const char* counts = named ? named + strlen(named) + 1 : getenv("EMULATED_ARGUMENTS");
+  void* library = dlopen(named ? named : getenv("EMULATED_KERNELS"), RTLD_NOW);
+  return *module = new Module{library, counts ? counts : ""}, library ? 0 : kNotFound;
 }
 int cuModuleUnload(void*) { return 0; }
-int cuModuleGetFunction(Function** function, void* module, const char* name) {
-  void* run = dlsym(module, (std::string("emulate_") + name).c_str());
-  const char* counts = getenv("EMULATED_ARGUMENTS");
-  const char* count = counts ? strstr(counts, (std::string(name) + "=").c_str()) : nullptr;
+int cuModuleGetFunction(Function** function, Module* module, const char* name) {
+  void* run = dlsym(module->library, (std::string("emulate_") + name).c_str());
+  const char* count = strstr(module->counts.c_str(), (std::string(name) + "=").c_str());
   *function = new Function{reinterpret_cast<Run>(run), count ? atoi(strchr(count, '=') + 1) : 0};
   return run ? 0 : kNotFound;
 }

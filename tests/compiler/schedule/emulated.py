@@ -62,13 +62,14 @@ def graph_of(op: str, attrs: dict, types: list[TensorType], layouts: list[Layout
 
 def compiled(graph: Graph, design: int = 1) -> tuple[Executable, str]:
     graph = with_kernels(graph)
-    lowering = lower.Lowering(emit, lower.layout([graph]))
+    lowering = lower.Lowering(emit, lower.layout([graph]), counters=True)
     entry = lowering.program("run", graph, design)
     built = cuda.build(lowering.module, [])
-    members = {"host.o": built.host_object, "kernels.cu": built.source.encode(), "kernels.json": json.dumps(built.functions).encode()}
+    members = {"host.o": built.host_object, "kernels.cu": built.source.encode(), "kernels.json": json.dumps(built.functions).encode(),
+               **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}  # none, but on a GPU
     slots = lowering.slots
     manifest = {"net": "test", "target": {"name": "cuda-emulator", "kind": "cuda", "archs": []}, "programs": {"run": entry},
-                "parameter_bytes": max([s.offset + s.bytes for s in slots.values()], default=0),
+                "parameter_bytes": lowering.parameter_bytes,
                 "parameters": [{"path": name, "dtype": DTYPES[graph[name].type.dtype], "shape": list(graph[name].type.shape),
                                 "offset": s.offset, "bytes": s.bytes, "kind": "weight"} for name, s in slots.items()]}
     return Executable(Artifact(manifest, members), "cuda-emulator"), built.source

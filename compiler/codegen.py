@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
 
-from compiler import cache, objects
+from compiler import cache, objects, workers
 
 # What the loops that schedules write need of TVM's lowering. Its default pipeline has forty passes more, for other targets
 # and for scheduled blocks, and takes four times as long. Among those left out is its search for common subexpressions:
@@ -32,39 +32,62 @@ LOWERING = (
     tirx.transform.BF16StorageLegalize, tirx.transform.LowerTVMBuiltin, tirx.transform.LowerIntrin)
 ARGUMENTS = {tirx.transform.NarrowDataType: (32,), tirx.transform.VectorizeLoop: (True,)}
 
+# Schedules write loops as they are to run: what LLVM would look for beyond that takes half of its time, and finds nothing.
+QUICK = (
+    "-unroll-max-iteration-count-to-analyze:uint=0",  # what loops would become if they were unrolled
+    "-disable-lsr:bool=true",                         # other induction variables
+    "-dag-maps-huge-region:uint=32",                  # the order of memory accesses in long blocks, quadratic in these
+    "-disable-post-ra:bool=true")                     # the order of instructions, a second time
+_llvm = threading.Lock()  # these options are of a whole process: one thread at a time may change them
+
+
+def _unlock() -> None:
+    global _llvm
+    _llvm = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock)  # the thread that holds it may be left behind
+
 
 def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -> bytes:
-    """The object of all functions. Threads compile side by side: TVM and LLVM work without Python's lock.
+    """The object of all functions.
 
     target: a TVM target. Functions of the module without a symbol must be called from those that have one only.
     """
-    settings = json.dumps([tvm.__version__, [p.__name__ for p in LOWERING], dict(target)], sort_keys=True)
+    settings = json.dumps([tvm.__version__, [p.__name__ for p in LOWERING], QUICK, dict(target)], sort_keys=True)
     functions = {var.name_hint: function for var, function in module.functions.items()}
     symbols = {name: f"netc_{_key(function, settings)}" for name, function in functions.items()
                if "global_symbol" not in function.attrs}
     work = {symbols[name]: {symbols[name]: functions[name]} for name in symbols}
     drivers = {name: _external_calls(function, symbols) for name, function in functions.items() if name not in symbols}
     work[cache.key(settings, *(cache.key(_key(f, settings)) for f in drivers.values()))] = drivers
-
-    def compiled(key: str) -> tuple[bytes, bool]:
-        data = store.get(key)
-        return (data, False) if data is not None else (compile_functions(work[key], target), True)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        done = dict(zip(work, pool.map(compiled, work)))
-    fresh = {key: data for key, (data, new) in done.items() if new}
+    found = {key: data for key in work if (data := store.get(key)) is not None}
+    fresh = compile_all({key: work[key] for key in work if key not in found}, target)
     for key, data in fresh.items():
         store.put(key, data)
     if fresh:
         store.trim()
-    return objects.join([data for data, _ in done.values()], {symbol: name for name, symbol in symbols.items()})
+    found |= fresh
+    return objects.join([found[key] for key in work], {symbol: name for name, symbol in symbols.items()})
+
+
+def compile_all(work: Mapping[str, Mapping[str, tirx.PrimFunc]], target: Mapping[str, Any]) -> dict[str, bytes]:
+    """The object of each entry, by its key: on all cores, what is longest first."""
+    def length(key: str) -> int:
+        return sum(len(function.script()) for function in work[key].values())
+
+    order, cores = sorted(work, key=length, reverse=True), len(os.sched_getaffinity(0))
+    if len(order) < 2 or cores < 2:
+        return {key: compile_functions(work[key], target) for key in order}
+    made = workers.spread(lambda i: compile_functions(work[order[i]], target), len(order), cores)
+    return dict(zip(order, made))
 
 
 def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> bytes:
     """The object of these functions; one without a symbol gets its name as symbol, with plain C arguments."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _llvm:
         path = os.path.join(folder, "host.o")
-        generate(functions, target).write_to_file(path)
+        generate(functions, {**target, "opt-level": 2, "cl-opt": list(QUICK)}).write_to_file(path)
         with open(path, "rb") as stream:
             return stream.read()
 

@@ -137,8 +137,9 @@ def compiled(monkeypatch, tmp_path):
     monkeypatch.setenv("NETC_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("NETC_CACHE", raising=False)
     names: list[str] = []
-    real = codegen.compile_functions
-    monkeypatch.setattr(codegen, "compile_functions", lambda functions, target: names.extend(functions) or real(functions, target))
+    real = codegen.compile_all
+    monkeypatch.setattr(codegen, "compile_all", lambda work, target: names.extend(name for functions in work.values() for name in functions)
+                        or real(work, target))
     return names
 
 

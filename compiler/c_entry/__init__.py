@@ -1,6 +1,6 @@
 """A compiled net as a C library: a header, a shared library without Python or TVM, and a file of weights beside it.
 
-The library is the net's object file and a few lines of C around it (`entry.h`), put together by the machine's C compiler.
+The library is the net's object file and a few lines of C around it (`entry.h`, `threads.h`), put together by the machine's C compiler.
 Weights are stored as kernels read them: what the program `prepare` makes of them is made before.
 """
 
@@ -27,8 +27,8 @@ from runtime.errors import NetcError
 from runtime.format import Artifact, atomic
 
 HERE = Path(__file__).parent
-FLAGS = ("-std=c11", "-O2", "-fPIC", "-shared", "-s", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function")
-PROVIDED = {"__TVMBackendParallelLaunch"}  # what `entry.h` defines of the runtime that kernels may call
+FLAGS = ("-std=c11", "-O2", "-fPIC", "-pthread", "-shared", "-s", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-function")
+PROVIDED = {"__TVMBackendParallelLaunch"}  # what `threads.h` defines of the runtime that kernels may call
 MAGIC = b"netcw001"
 TYPES = {  # dtype of the manifest → C type, DLPack's code and bits
     "float32": ("float", 2, 32), "float64": ("double", 2, 64), "float16": ("uint16_t", 2, 16),
@@ -170,7 +170,10 @@ def header(entry: Entry) -> str:
  *   memory, from its byte 64 on. They are only read: threads and processes may share them.
  *   workspace: at least {net}_workspace_size(…) bytes for the same sizes, any content; each call at a time needs its own.
  *
- * Nothing is allocated, nothing is remembered from call to call: any number of threads may run at once.
+ *   count: how many threads {net}_run computes on, 1 to 256; 1 until this is called. It makes and ends threads, and
+ *   waits for a computation on them; results do not depend on it. Set 1 before the library is unloaded.
+ *
+ * Nothing is allocated by {net}_run, and nothing remembered from call to call: any number of threads may run at once.
  * All functions return {big}_OK or one of the codes below.
  */
 #ifndef {big}_H
@@ -189,13 +192,14 @@ enum {{
   {big}_NO_FILE = 2,      /* the file of weights cannot be opened */
   {big}_WRONG_FILE = 3,   /* it holds no weights, or those of another net or compilation */
   {big}_DAMAGED = 4,      /* it is cut short or changed */
-  {big}_FAILED = 5        /* a kernel failed */
+  {big}_FAILED = 5        /* a kernel failed, or a thread cannot be made */
 }};
 
 size_t {net}_weights_size(void);
 int {net}_load(const char *path, void *weights);
 size_t {net}_workspace_size({', '.join(f'int64_t {s}' for s in entry.symbols) or 'void'});
 int {net}_run({parameters_of(entry)});
+int {net}_set_threads(int count);
 
 #ifdef __cplusplus
 }}
@@ -211,7 +215,7 @@ def parameters_of(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """The C around the object file, in one file: `entry.h`, `NET.h`, and the functions it declares."""
+    """The C around the object file, in one file: `entry.h`, `threads.h`, `NET.h`, and the functions it declares."""
     net, arguments = entry.net, entry.arguments
     sizes = ", ".join(f"int64_t {s}" for s in entry.symbols) or "void"
     given = ", ".join(entry.symbols)
@@ -231,6 +235,7 @@ def source(entry: Entry) -> str:
     exported = '__attribute__((visibility("default"))) '
     newline = "\n"
     return f"""{(HERE / "entry.h").read_text()}
+{(HERE / "threads.h").read_text()}
 {header(entry)}
 int __tvm_ffi_{entry.symbol}(void *self, const Value *arguments, int32_t count, Value *result);
 
@@ -244,6 +249,8 @@ static int64_t arena_bytes({sizes}) {{ return larger({entry.arena}, 1); }}
   if (!path || !weights) return BAD_ARGUMENT;
   return load(path, identity, {entry.weight_bytes}, aligned(weights));
 }}
+
+{exported}int {net}_set_threads(int count) {{ return set_threads(count); }}
 
 {exported}size_t {net}_workspace_size({sizes}) {{
   return (size_t)(padded(arena_bytes({given})) + {spare} + ALIGNMENT - 1);

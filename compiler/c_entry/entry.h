@@ -1,5 +1,5 @@
 /* What stands between a C caller and the compiled code of a net: the few symbols the code calls, its calling convention,
- * and the file of weights. No allocation, no state that changes; the structures are those of tvm/ffi/c_api.h and dlpack.h.
+ * and the file of weights. No allocation; the structures are those of tvm/ffi/c_api.h and dlpack.h.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -31,20 +31,6 @@ typedef struct {
     void *pointer;
   } of;
 } Value;
-
-typedef struct {
-  void *sync;
-  int32_t count;
-} Group;
-
-/* A loop that may be spread over threads is run by the caller's thread: the task says itself how much one of one does. */
-static int launch(int (*task)(int index, Group *group, void *data), void *data, int count) {
-  Group alone = {NULL, 1};
-  (void)count;
-  return task(0, &alone, data);
-}
-
-int (*__TVMBackendParallelLaunch)(int (*)(int, Group *, void *), void *, int) = launch;
 
 /* The code checks its arguments, and says here what is wrong with them; its result says that something is. */
 void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int32_t count) {

@@ -32,6 +32,34 @@ net double(classes: int = 3) {
   output number = place -> scale(1/255)
 }
 """
+WIDE = """lang 1
+net wide {
+  input x: f32[N, 8, 32, 32]
+  output y = x -> conv(32, 3x3, pad = same) -> relu -> conv(32, 5x5, pad = same) -> relu -> global_avg_pool -> flatten -> dense(8)
+}
+"""
+FORK = """#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "wide.h"
+static float x[8 * 32 * 32], one[8], other[8];
+int main(int count, char **arguments) {
+  void *weights = malloc(wide_weights_size()), *workspace = malloc(wide_workspace_size(1));
+  int status = 0;
+  for (int i = 0; i < 8 * 32 * 32; i++) x[i] = (float)(i % 17) - 8;
+  if (count < 2 || wide_load(arguments[1], weights) || wide_set_threads(3) || wide_run(x, one, 1, weights, workspace)) return 1;
+  if (!fork()) {
+    for (int turn = 0; turn < 2; turn++) {
+      memset(other, 0, sizeof other);
+      if (wide_run(x, other, 1, weights, workspace) || memcmp(one, other, sizeof one) || wide_set_threads(2)) _exit(1);
+    }
+    _exit(wide_set_threads(1));
+  }
+  wait(&status);
+  return status != 0 || wide_set_threads(1);
+}
+"""
 
 
 class Library:
@@ -127,6 +155,60 @@ def test_threads_may_call_it_at_once(deploy, digits):
         list(pool.map(work, range(4)))
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A net whose kernels have parallel regions, and its library."""
+    if not HAVE_CC:
+        pytest.skip("there is no C compiler on this machine")
+    folder = tmp_path_factory.mktemp("wide")
+    (folder / "wide.net").write_text(WIDE)
+    net = api.load(folder / "wide.net")
+    net.emit_c(folder)
+    return net.compile(), Library(folder, "wide")
+
+
+def test_results_do_not_depend_on_the_number_of_threads(wide):
+    exe, lib = wide
+    feeds = {n: random_feeds(exe, "run", {"N": n}) for n in (1, 3)}
+    wanted = {n: exe(**feeds[n])["y"] for n in feeds}
+    for count in (1, 2, 3, 7, 2, 1):
+        assert lib.function("set_threads")(count) == 0
+        for n in feeds:
+            for _ in range(5):
+                code, (y,) = lib([feeds[n]["x"]], [(wanted[n].shape, "f4")], n)
+                assert code == 0 and np.array_equal(y, wanted[n])
+    assert [lib.function("set_threads")(count) for count in (0, -1, 257)] == [1, 1, 1]
+
+
+def test_callers_share_the_pool_while_its_size_changes(wide):
+    exe, lib = wide
+    feeds = random_feeds(exe, "run", {"N": 2})
+    wanted = exe(**feeds)["y"]
+    start = threading.Barrier(4)
+
+    def work(part: int) -> None:
+        start.wait()
+        for turn in range(40):
+            if part == 0:
+                assert lib.function("set_threads")(turn % 4 + 1) == 0
+            code, (y,) = lib([feeds["x"]], [(wanted.shape, "f4")], 2)
+            assert code == 0 and np.array_equal(y, wanted)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert lib.function("set_threads")(1) == 0
+
+
+@needs_cc
+def test_a_forked_child_computes_alone_and_may_ask_for_threads_again(wide, tmp_path):
+    exe, lib = wide
+    folder = Path(lib.dll._name).parent
+    (tmp_path / "fork.c").write_text(FORK)
+    subprocess.run(["cc", "fork.c", f"-I{folder}", f"-L{folder}", "-lwide", f"-Wl,-rpath,{folder}", "-o", "fork"], cwd=tmp_path,
+                   check=True)
+    assert subprocess.run(["./fork", str(folder / "wide.weights")], cwd=tmp_path, timeout=60).returncode == 0
+
+
 def test_several_nets_live_in_one_process(deploy, digits):
     libraries = [Library(deploy, name, ctypes.RTLD_GLOBAL) for name in ("traffic_sign", "digits")]
     image = images(2, 1, 8, 8)
@@ -173,7 +255,7 @@ def test_it_stands_alone_and_allocates_nothing(deploy):
     assert not needed & {"malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign"}
     assert not [name for name in needed if "TVM" in name or "Py" in name]
     assert {name for kind, name in symbols if kind == "T"} == {
-        f"digits_{what}" for what in ("run", "load", "weights_size", "workspace_size")}
+        f"digits_{what}" for what in ("run", "load", "set_threads", "weights_size", "workspace_size")}
 
 
 def test_the_library_is_small(deploy):

@@ -28,6 +28,7 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx.build import split_host_device_mods
 
+from compiler.cubin import usage
 from runtime.errors import NetcError
 
 INSTALL = "install one from PyPI, inside the clone: pip install -e '.[cuda]' (or put the CUDA toolkit's nvcc on PATH)"
@@ -66,7 +67,7 @@ def build(mod: IRModule, archs: Sequence[str], host: Mapping[str, Any] | None = 
     functions = {str(f.attrs["global_symbol"]): _signature(f) for f in device_mod.functions.values()}
     source = _source(device_mod, device)
     with ThreadPoolExecutor(max(1, min(len(archs), os.cpu_count() or 1))) as pool:
-        made = pool.map(lambda arch: compiler.compile(source, arch, layers or {}, fast_math), archs)
+        made = pool.map(lambda arch: _fitted(compiler, source, arch, layers or {}, fast_math), archs)
         binaries = dict(zip(archs, made))
     return CudaModule(_object(host_mod, host_target), source, binaries, functions)
 
@@ -97,22 +98,44 @@ def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRMod
 
 def _source(device_mod: IRModule, device: Target) -> str:
     with _environment("TVM_COMPILE_FORCE_FALLBACK", "1"):  # else TVM compiles by itself where it finds a GPU
-        text = _bounded(tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source())
+        text = tvm.get_global_func("target.build.cuda")(device_mod, device).inspect_source()
     if not re.search(r"\bnetc_\w+\(", text):
         return text
     start = text.index('extern "C" __global__')
     return text[:start] + (Path(__file__).parent / "cuda_instructions.h").read_text() + text[start:]
 
 
-def _bounded(source: str) -> str:
-    """The source with a least number of blocks on an SM for each kernel that has tiles, which is a most of registers: 128,
-    with tensor cores 255. Told nothing, ptxas spills some to fit more blocks, which such kernels do not need."""
-    most = {}
-    for kernel in re.finditer(r"__launch_bounds__\((\d+)\) (\w+)\([^()]*\) \{(.*?)^\}", source, re.DOTALL | re.MULTILINE):
-        if "__shared__" in kernel[3]:
-            registers = 256 if "netc_mma" in kernel[3] else 128
-            most[kernel[2]] = f"{kernel[1]}, {max(1, 65536 // registers // int(kernel[1]))}"
-    return re.sub(r"__launch_bounds__\((\d+)\) (\w+)", lambda f: f"__launch_bounds__({most.get(f[2], f[1])}) {f[2]}", source)
+def _fitted(compiler: Nvcc | Nvrtc, source: str, arch: str, layers: Mapping[str, str], fast_math: bool) -> bytes:
+    """Machine code in which no kernel spills or takes more than its registers, where it can be had: told nothing, ptxas may
+    spill a few bytes to fit more blocks, told how many blocks there are it may spill what it would not otherwise."""
+    def excess(binary: bytes) -> dict[str, int]:
+        return {name: taken.local + max(0, taken.registers - most[name]) for name, taken in usage(binary).items()}
+
+    most = {name: 255 if "netc_mma" in body else 128 for name, _, body in _kernels(source)}
+    plain = compiler.compile(source, arch, layers, fast_math)
+    over = {name: count for name, count in excess(plain).items() if count}
+    if not over:
+        return plain
+    told = compiler.compile(_bounded(source, {name: most[name] for name in over}), arch, layers, fast_math)
+    better = {name: most[name] for name, count in excess(told).items() if name in over and count < over[name]}
+    if len(better) == len(over):
+        return told
+    return compiler.compile(_bounded(source, better), arch, layers, fast_math) if better else plain
+
+
+def _bounded(source: str, most: Mapping[str, int]) -> str:
+    """The source with a least number of blocks on an SM for some kernels, which is a most of registers."""
+    for name, threads, _ in _kernels(source):
+        if name in most:
+            blocks = max(1, 65536 // (most[name] + 1 & ~7) // threads)
+            source = source.replace(f"__launch_bounds__({threads}) {name}(", f"__launch_bounds__({threads}, {blocks}) {name}(")
+    return source
+
+
+def _kernels(source: str) -> list[tuple[str, int, str]]:
+    """(name, threads of a block, statements) of each kernel."""
+    found = re.finditer(r"__launch_bounds__\((\d+)\) (\w+)\([^()]*\) \{(.*?)^\}", source, re.DOTALL | re.MULTILINE)
+    return [(kernel[2], int(kernel[1]), kernel[3]) for kernel in found]
 
 
 def _object(host_mod: IRModule, host: Target) -> bytes:

@@ -53,21 +53,26 @@ def test_a_fat_artifact_computes_exactly_on_the_cpu(net):
     assert made["target"]["fast_math"] and "fast_math" not in made["halves"]["cpu"]["target"]
 
 
-def test_tiled_kernels_are_told_how_many_registers_there_are():
+def test_kernels_are_told_how_many_registers_there_are():
     head = 'extern "C" __global__ void __launch_bounds__({}) {}(float* x)'
     kernels = {"plain": (256, "  x[0] = 1;\n"), "tiled": (128, "  __shared__ float s[9];\n"),
                "tensor": (128, "  __shared__ half s[9];\n  netc_mma_m16n8k16_f16(x);\n"), "wide": (1024, "  __shared__ float s[9];\n")}
     source = "".join(head.format(threads, name) + ";\n" for name, (threads, _) in kernels.items())
     source += "".join(head.format(threads, name) + " {\n" + body + "}\n" for name, (threads, body) in kernels.items())
-    bounded = cuda._bounded(source)
+    bounded = cuda._bounded(source, {"tiled": 128, "tensor": 255, "wide": 128})
     for name, bounds in (("plain", "256"), ("tiled", "128, 4"), ("tensor", "128, 2"), ("wide", "1024, 1")):
         assert bounded.count(f"__launch_bounds__({bounds}) {name}(") == 2
 
 
-def test_a_bounded_kernel_keeps_its_limit():
+def test_kernels_keep_their_limits_and_others_are_left_alone():
     compiler = compiler_or_skip()
     body = "  __shared__ float s[4096];\n  float a[100];\n  for (int i = 0; i < 100; i++) a[i] = x[i * 256 + threadIdx.x];\n" \
         "  for (int j = 0; j < 99; j++)\n    for (int i = 0; i < 100; i++) a[i] += s[j * 32 + threadIdx.x % 32] * a[(i + 7) % 100];\n" \
         "  for (int i = 0; i < 100; i++) x[i * 256 + threadIdx.x] = a[i];\n"
-    source = 'extern "C" __global__ void __launch_bounds__(256) k(float* x) {\n' + body + "}\n"
-    assert usage(compiler.compile(cuda._bounded(source), "sm_80", {}))["k"].registers <= 128
+    head = 'extern "C" __global__ void __launch_bounds__(256) {}(float* x) {{\n'
+    source = head.format("large") + body + "}\n" + head.format("small") + "  x[threadIdx.x] += 1.0f;\n}\n"
+    plain = usage(compiler.compile(source, "sm_80", {}))
+    fitted = usage(cuda._fitted(compiler, source, "sm_80", {}, False))
+    assert plain["large"].registers > 128 and plain["large"].local == 0
+    assert fitted["large"].registers <= 128 and fitted["large"].local < plain["large"].registers - 128
+    assert fitted["small"] == plain["small"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.ir import TensorType
+from compiler.ir import LOW, TensorType
 from compiler.ops.base import Op, Reduce, register
 from compiler.ops.conv import window_size
 from compiler.ops.winograd import tiles
@@ -50,7 +50,7 @@ class FftWeight(Op):
     name = "fft_weight"
 
     def infer(self, a, w):
-        return TensorType(w.dtype, (*w.shape[:2], a.tile, a.tile + 2))
+        return TensorType("f32" if w.dtype in LOW else w.dtype, (*w.shape[:2], a.tile, a.tile + 2))
 
     def flops(self, a, types, out):
         return int(prod(out.shape[:2]) * transform_flops(a.tile))

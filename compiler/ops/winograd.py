@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler.ir import TensorType
+from compiler.ir import LOW, TensorType
 from compiler.ops.base import Op, Reduce, register
 from compiler.ops.conv import window_size
 
@@ -58,7 +58,7 @@ class WinogradWeight(Op):
     name = "winograd_weight"
 
     def infer(self, a, w):
-        return TensorType(w.dtype, (*w.shape[:2], a.tile + 2, a.tile + 2))
+        return TensorType("f32" if w.dtype in LOW else w.dtype, (*w.shape[:2], a.tile + 2, a.tile + 2))
 
     def flops(self, a, types, out):
         return 2 * 9 * out.size

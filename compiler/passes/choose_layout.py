@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compiler.group import is_leaf, is_view, view_root
-from compiler.ir import Graph, Node
+from compiler.ir import LOW, Graph, Node
 from compiler.layout import Layout
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
@@ -58,7 +58,7 @@ def _blocked(graph: Graph, block: int, fixed: set[str]) -> list[str]:
 def _may_pack(graph: Graph, node: Node, block: int, fixed: set[str]) -> bool:
     """Whether vectors of output channels suit a convolution, wherever its result goes."""
     shape = node.type.shape
-    if node.op not in CONVS or node.type.rank != 4 or node.type.dtype != "f32" or not all(
+    if node.op not in CONVS or node.type.rank != 4 or node.type.dtype not in ("f32", *LOW) or not all(
             isinstance(size, int) for size in shape[1:]) or shape[1] % block or node.name in fixed:
         return False
     if not _parts_fit(graph, node, block):
@@ -87,7 +87,7 @@ def _parts_fit(graph: Graph, conv: Node, block: int) -> bool:
 def _may(graph: Graph, node: Node, block: int, fixed: set[str]) -> bool:
     """Whether a node could have blocked channels, whatever the others have."""
     shape = node.type.shape
-    if (is_leaf(node) or is_view(node) or node.type.rank != 4 or node.type.dtype != "f32"
+    if (is_leaf(node) or is_view(node) or node.type.rank != 4 or node.type.dtype not in ("f32", *LOW)
             or not all(isinstance(size, int) for size in shape[1:]) or shape[1] % block or shape[2] * shape[3] == 1):
         return False
     if node.name in fixed or any(map(is_view, graph.users(node.name))) or any(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from compiler.ir import LOW
 from compiler.schedule.cpu_loops import ceildiv, i64, loops
 from compiler.schedule.cpu_tile import Run, bound, parts
 from compiler.schedule.kernel import Kernel, Work
@@ -66,8 +67,8 @@ def threads_of(cpu: Cpu) -> int:
 
 def in_memory(conv: Direct) -> Source:
     """The operand where it lies (see `Direct.reads`)."""
-    buffer = conv.kernel.operands[0].buffer
-    return lambda n, slot, y0, count: lambda block, lane, y, x: buffer[n, block, y, x, lane]
+    at = conv.kernel.operands[0].at
+    return lambda n, slot, y0, count: lambda block, lane, y, x: at(n, block, y, x, lane)
 
 
 def copied(conv: Direct, rows: int) -> Source:
@@ -93,9 +94,37 @@ def copied(conv: Direct, rows: int) -> Source:
     return make
 
 
+def widened(conv: Direct, rows: int) -> Source:
+    """A padded copy in f32 of a blocked operand of 16 bits: a widened vector is one load and one or two cheap operations, a
+    widened scalar would be four for each time it is read."""
+    view, x, lanes = conv.window, conv.kernel.operands[0], conv.cpu.lanes
+    band = scratch(conv.kernel, threads_of(conv.cpu), conv.channels // lanes, view.span(rows), view.columns, lanes)
+
+    def make(n: Any, slot: Any, y0: Any, count: Any) -> Read:
+        first = bound(y0 * view.stride[0] - view.pad[0])
+
+        def store(block: Any, y: Any, x_: Any, value: Callable[[Any], Any]) -> None:
+            with T.vectorized(0, i64(lanes)) as lane:
+                T.buffer_store(band, value(lane), [slot, block, y - first, x_ + view.pad[1], lane])
+
+        with T.serial(0, i64(conv.channels // lanes)) as block:
+            def row(y: Any) -> None:
+                with T.serial(0, i64(view.source[1])) as x_:
+                    store(block, y, x_, lambda lane: x.at(n, block, y, x_, lane))
+
+            padded(view, first, view.span(count), row,
+                   lambda y, x_: store(block, y, x_, lambda lane: tirx.const(0.0, "float32")))
+        return lambda block, lane, y, x_: band[slot, block, y - first, x_ + view.pad[1], lane]
+
+    return make
+
+
 def source_of(conv: Direct, rows: int) -> Source:
     """Where the tiles of a convolution read its operand, in bands of at most `rows` result rows."""
-    return in_memory(conv) if conv.reads(conv.kernel.operands[0]) else copied(conv, rows)
+    x = conv.kernel.operands[0]
+    if not conv.reads(x):
+        return copied(conv, rows)
+    return widened(conv, rows) if x.type.dtype in LOW else in_memory(conv)
 
 
 def padded(view: Window, first: Any, rows: Any, row: Callable[[Any], Any], zero: Callable[[Any, Any], None]) -> None:

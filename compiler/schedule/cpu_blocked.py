@@ -83,7 +83,7 @@ def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
     """The convolution of a kernel whose weight is blocked by the lanes of `cpu`, else None."""
     x, w = kernel.operands[:2]
-    if len(kernel.shape) != 4 or any(o.dtype != "float32" for o in kernel.operands):
+    if len(kernel.shape) != 4 or not all(o.computed for o in kernel.operands):
         return None
     if w.buffer is None or not blocked(w.layout, cpu, axis=0) or any(start % cpu.lanes for start, _ in kernel.segments):
         return None
@@ -158,7 +158,7 @@ class Direct:
         read(block, lane, y, x): an input element, (y, x) counted from the source's first, negative in the padding;
         block None: `lane` counts all channels. index(y, x): the result's row and column of a position.
         """
-        lanes, view, w = self.cpu.lanes, self.window, self.kernel.operands[1].buffer
+        lanes, view, w = self.cpu.lanes, self.window, self.kernel.operands[1].at
         bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
         (rows, columns), (y0, x0) = shape, place
         group = 0 if self.groups == 1 else tirx.floordiv(first, i64(self.blocks))
@@ -184,7 +184,7 @@ class Direct:
 
         def weight(step: Sequence[Any], j: int, lane: Any) -> Any:
             ky, kx, *c = step
-            return w[first + j, c[0] * lanes + c[1] if whole else c[0], ky, kx, lane]
+            return w(first + j, c[0] * lanes + c[1] if whole else c[0], ky, kx, lane)
 
         def start(j: int, lane: Any) -> Any:
             return bias((first + j) * lanes + lane) if bias is not None else tirx.const(0.0, "float32")
@@ -235,7 +235,7 @@ def _in_place(conv: Direct, batch: int) -> Work:
         n, chunk, group, turn = parts(unit, chunks, conv.groups, tiles.units)
 
         def read(block: Any, lane: Any, y: Any, x_: Any) -> Any:
-            return x.buffer[n, block, i64(0), y, lane] if flat else x.buffer[n, block, y, x_, lane]
+            return x.at(n, block, i64(0), y, lane) if flat else x.at(n, block, y, x_, lane)
 
         def bounds(run: Run) -> tuple[Any, Any]:
             if chunks == 1:
@@ -275,11 +275,11 @@ class Depthwise:
         """Units are (image, block of channels)."""
         conv, view = self.conv, self.conv.window
         blocks = conv.channels // conv.cpu.lanes
-        buffer = conv.kernel.operands[0].buffer
+        at = conv.kernel.operands[0].at
 
         def emit(unit: Any, slot: Any) -> None:
             n, block = parts(unit, blocks)
-            self.rows(n, block, Run(1, 0, view.out[0]), lambda y, x, lane: buffer[n, block, y, x, lane], conv.put)
+            self.rows(n, block, Run(1, 0, view.out[0]), lambda y, x, lane: at(n, block, y, x, lane), conv.put)
 
         return Work(conv.kernel.shape[0] * blocks, batch * conv.macs / conv.cpu.lanes / CYCLES_PER_NS, emit)
 
@@ -301,7 +301,7 @@ class Depthwise:
             with T.vectorized(0, i64(lanes)) as lane:
                 value = read(y * view.stride[0] + ky * view.dilation[0] - view.pad[0],
                              (x + i) * view.stride[1] + kx * view.dilation[1] - view.pad[1], lane)
-                T.buffer_store(sums, sums[i, lane] + value * w.buffer[block, 0, ky, kx, lane], [i, lane])
+                T.buffer_store(sums, sums[i, lane] + value * w.at(block, 0, ky, kx, lane), [i, lane])
 
         def emit(store: Callable) -> None:
             with T.unroll(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:

@@ -47,7 +47,7 @@ def emit_blocked_pool(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 
         def read(y: Any, x_: Any, lane: Any) -> Any:
             if inside:
-                return x.buffer[n, block, y, x_, lane]
+                return x.at(n, block, y, x_, lane)
             return x(n, block * lanes + lane, y, x_)
 
         pool.rows(n, block, first, count, read, lambda at, store: kernel.each(at * lanes, store))
@@ -58,7 +58,7 @@ def emit_blocked_pool(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 def pooling(kernel: Kernel, cpu: Cpu) -> Pooling | None:
     """The pooling of a kernel whose channels are a multiple of the lanes of `cpu`, else None."""
     x = kernel.operands[0]
-    if len(kernel.shape) != 4 or x.dtype != "float32" or kernel.op.name not in ("max_pool", "avg_pool"):
+    if len(kernel.shape) != 4 or not x.computed or kernel.op.name not in ("max_pool", "avg_pool"):
         return None
     view, channels = window(kernel.a, x.shape[2:], kernel.shape[2:]), static(kernel.shape[1])
     if view is None or not channels or channels % cpu.lanes:

@@ -26,7 +26,7 @@ def emit_channel_sum(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     """The work of `channel_sum` where the result is blocked, else None (and nothing emitted); by rows of images."""
     x, lanes = kernel.operands[0], cpu.lanes
     sizes = [static(extent) for extent in kernel.shape[1:]]
-    if len(sizes) != 3 or not all(sizes) or not blocked(kernel.layout, cpu) or x.dtype != "float32":
+    if len(sizes) != 3 or not all(sizes) or not blocked(kernel.layout, cpu) or not x.computed:
         return None
     channels, height, width = sizes
     reach = kernel.a.size // 2

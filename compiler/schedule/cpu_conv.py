@@ -81,7 +81,7 @@ def emit_conv(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     _Convolution(
         kernel, cpu, batch, g,
         read=(lambda n, c, y, x_: x(n, c, x_)) if flat else x,
-        plain=x.buffer if x.layout == PLAIN else None,
+        plain=x.buffer if x.layout == PLAIN and x.dtype == "float32" else None,
         weight=(lambda o, c, i, j: weights(o, c, j)) if flat else weights,
         bias=bias[0] if bias else None,
     ).emit()
@@ -108,7 +108,7 @@ def emit_conv_input_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     _Convolution(
         kernel, cpu, batch, g,
         read=(lambda n, c, y, x: grad(n, c, x)) if flat else grad,
-        plain=grad.buffer if grad.layout == PLAIN else None,
+        plain=grad.buffer if grad.layout == PLAIN and grad.dtype == "float32" else None,
         weight=lambda o, c, i, j: packed[o, c, i, j],
         bias=None,
     ).emit()
@@ -122,7 +122,7 @@ def known(shape: Any) -> list[int | None]:
 
 def applies(kernel: Kernel, *shapes: list[int | None]) -> bool:
     known = all(extent for shape in shapes for extent in shape)
-    return known and len(kernel.shape) in (3, 4) and all(o.dtype == "float32" for o in kernel.operands)
+    return known and len(kernel.shape) in (3, 4) and all(o.computed for o in kernel.operands)
 
 
 def plane(sizes: Any, lead: int = 1) -> tuple[int, int]:

@@ -33,7 +33,7 @@ def emit_fft_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | bool | None:
     """Emits `fft_conv` where the weight is blocked: all of it, or its work where it is depthwise; else None, and nothing."""
     x, u = kernel.operands[:2]
     sizes = [static(extent) for extent in (*x.shape[1:], *kernel.shape[1:])]
-    if not all(sizes) or any(o.dtype != "float32" for o in kernel.operands) or kernel.staged:
+    if not all(sizes) or not all(o.computed for o in kernel.operands) or kernel.staged:
         return None
     if u.buffer is None or not blocked(u.layout, cpu, axis=0):
         return None
@@ -47,7 +47,7 @@ def emit_fft_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | bool | None:
 def emit_fft_weight(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     """The work of `fft_weight`: units are blocks of outputs, whose lanes they are; None where it is not blocked."""
     w, (outputs, inputs, *_), size = kernel.operands[0], [static(extent) for extent in kernel.shape], kernel.a.tile
-    if w.dtype != "float32" or not outputs or not inputs or not blocked(kernel.layout, cpu, axis=0):
+    if not w.computed or not outputs or not inputs or not blocked(kernel.layout, cpu, axis=0):
         return None
     lanes, window = cpu.lanes, [static(extent) for extent in w.shape[2:]]
     line, plane = _scratch(kernel, cpu, size, lanes), _scratch(kernel, cpu, size, size + 2, lanes)
@@ -172,7 +172,7 @@ class _Convolution:
                 at = bound(y + origin[0]), bound(column + origin[1])
                 if direct:
                     with T.vectorized(0, i64(lanes)) as lane:
-                        T.buffer_store(line, x.buffer[n, block, *at, lane], [slot, column, lane])
+                        T.buffer_store(line, x.at(n, block, *at, lane), [slot, column, lane])
                     return
                 with T.serial(0, i64(lanes) if self.channels % lanes == 0 else tirx.Min(
                         i64(self.channels) - block * lanes, i64(lanes))) as lane:

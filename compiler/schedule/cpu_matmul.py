@@ -25,7 +25,7 @@ def emit_matmul(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
     """Emits `matmul`; False (and nothing emitted) where this template does not apply."""
     x, y, *_ = kernel.operands
     a = kernel.a
-    plain = all(o.dtype == "float32" and o.buffer is not None for o in kernel.operands[:2])
+    plain = all(o.computed and o.buffer is not None for o in kernel.operands[:2])
     depth = x.shape[0 if a.transpose_a else 1]
     if not plain or static(kernel.shape[1]) is None:
         return False

@@ -51,7 +51,7 @@ def emit_pool_grad(kernel: Kernel, cpu: Cpu, batch: int) -> bool:
 
 def _applies(kernel: Kernel, operands: Any) -> bool:
     sizes = [*known(kernel.shape), *(extent for o in operands for extent in known(o.shape))]
-    return operands[0].dtype == "float32" and all(sizes) and len(kernel.shape) in (3, 4)
+    return operands[0].computed and all(sizes) and len(kernel.shape) in (3, 4)
 
 
 class _Pool:

@@ -11,6 +11,7 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from compiler.ir import LOW
 from compiler.schedule.cpu_band import (CYCLES_PER_NS, Source, band_rows, banded, padded, scratch, source_of, stretch,
                                         threads_of)
 from compiler.schedule.cpu_blocked import Direct, blocked, direct
@@ -69,7 +70,7 @@ def _pooled(conv: Direct, pool: Pooling, rows: int) -> Source:
                     slot, block, idx[2] - first, idx[3] + view.pad[1], idx[1] - block * lanes])
 
             def element(y: Any, x_: Any, lane: Any) -> Any:
-                return x.buffer[n, block, y, x_, lane] if direct_read else x(n, block * lanes + lane, y, x_)
+                return x.at(n, block, y, x_, lane) if direct_read else x(n, block * lanes + lane, y, x_)
 
             padded(view, first, view.span(count),
                    lambda y: pool.rows(n, block, y, 1, element, lambda at, emit: emit(store)),
@@ -121,7 +122,7 @@ def _conv_pool(pool: Pooling, conv: Direct, batch: int) -> Work:
     largest = max(run.size for run in tiles.groups)
     row = 4 * largest * lanes * view.source[1]
     rows = max(1, min(view.out[0], (cpu.l2 // 2 // row - view.span(1)) // view.stride[0] + 1))
-    in_place = conv.reads(conv.kernel.operands[0])
+    in_place = conv.reads(conv.kernel.operands[0]) and conv.kernel.operands[0].type.dtype not in LOW
     groups = conv.groups * tiles.units if in_place else 1
     if groups * batch < threads_of(cpu):
         rows = min(rows, max(1, view.out[0] // ceildiv(threads_of(cpu), groups * batch)))

@@ -35,7 +35,7 @@ def emit_winograd_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     x, u = kernel.operands[:2]
     channels = static(x.shape[1])
     sizes = [static(extent) for extent in (*x.shape[2:], *kernel.shape[1:])]
-    if not channels or not all(sizes) or channels % cpu.lanes or any(o.dtype != "float32" for o in kernel.operands):
+    if not channels or not all(sizes) or channels % cpu.lanes or not all(o.computed for o in kernel.operands):
         return None
     if u.buffer is None or not blocked(u.layout, cpu, axis=0) or kernel.staged:
         return None
@@ -45,7 +45,7 @@ def emit_winograd_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
 def emit_winograd_weight(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     """The work of `winograd_weight`: units are outputs, or blocks of them."""
     w, (outputs, inputs, *_) = kernel.operands[0], [static(extent) for extent in kernel.shape]
-    if w.dtype != "float32" or not outputs or not inputs:
+    if not w.computed or not outputs or not inputs:
         return None
     lanes = cpu.lanes if blocked(kernel.layout, cpu, axis=0) and outputs % cpu.lanes == 0 else 1
     g = winograd.matrices(kernel.a.tile)[1]
@@ -204,14 +204,14 @@ class _Winograd:
                 conditions.append(place >= i64(-halo[axis]))
             if (self.grid[axis] - 1) * self.m + (at[axis] if known else self.e - 1) - pad >= end:
                 conditions.append(place < i64(end))
-        value = x.buffer[n, block, *index, lane] if direct else x(n, block * lanes + lane, *index)
+        value = x.at(n, block, *index, lane) if direct else x(n, block * lanes + lane, *index)
         if not conditions:
             return value
         return T.if_then_else(tirx.all(*conditions) if len(conditions) > 1 else conditions[0], value,
                               tirx.const(0.0, "float32"))
 
     def _weights(self, largest: int) -> _Weights:
-        w = self.kernel.operands[1].buffer
+        w = self.kernel.operands[1].at
         threads, lanes = self.cpu.llvm.get("num-cores", 1), self.cpu.lanes
         row, factors = (self.kernel.scratch(tuple(map(i64, (threads, *shape))), "float32")
                         for shape in ((self.e, _odd_lines(largest * self.channels * lanes)), (self.e * 3,)))
@@ -220,7 +220,7 @@ class _Winograd:
     def _products(self, slot: Any, v: Any, products: Any, most: int, count: Any, group: Any, size: int,
                   tiles: Tiling, weights: _Weights | None) -> None:
         """M of `size` output blocks from block `group` on, of `count` tiles."""
-        lanes, u, e = self.cpu.lanes, self.kernel.operands[1].buffer, self.e
+        lanes, u, e = self.cpu.lanes, self.kernel.operands[1], self.e
         with T.serial(0, i64(e)) as ey:
             if weights:
                 weights.transform(slot, group, size, ey)
@@ -229,14 +229,14 @@ class _Winograd:
 
                 def weight(step: Any, j: Any, lane: Any) -> Any:
                     channel = step[0] * lanes + step[1]
-                    return weights.at(slot, ex, j, channel, lane) if weights else u[group + j, channel, ey, ex, lane]
+                    return weights.at(slot, ex, j, channel, lane) if weights else u.at(group + j, channel, ey, ex, lane)
 
                 for run in tiles.rows[size]:
                     # Pieces that begin before `count`.
                     bounds = (None, None) if isinstance(count, int) else (
                         i64(0), tirx.floordiv(count - run.first + (run.size - 1), i64(run.size)))
                     with ranged(run, *bounds) as start:
-                        ahead = [] if weights else self._ahead(u, group, size, run, start, most, ey, ex)
+                        ahead = [] if weights else self._ahead(u.buffer, group, size, run, start, most, ey, ex)
                         self._product(slot, v, products, most, size, run, start, point, weight, ahead)
 
     def _product(self, slot: Any, v: Any, products: Any, most: int, size: int, run: Run, start: Any, at: Any,
@@ -301,7 +301,7 @@ class _Winograd:
 class _Weights:
     """A row of transformed points of a group of output blocks, made of windows; in scratch [e][block, c, lane]."""
 
-    windows: Any
+    windows: Callable[..., Any]
     matrix: np.ndarray
     row: Any
     coefficients: Any
@@ -318,8 +318,8 @@ class _Weights:
         factors = [bound(self.coefficients[slot, y * 3 + i]) for i in range(3)]
         with loops((size, self.channels)) as (j, c):
             def column(k: int, lane: Any) -> Any:
-                return sum((factors[i] * self.windows[group + j, c, i64(i), i64(k), lane] for i in range(1, 3)),
-                           start=factors[0] * self.windows[group + j, c, i64(0), i64(k), lane])
+                return sum((factors[i] * self.windows(group + j, c, i64(i), i64(k), lane) for i in range(1, 3)),
+                           start=factors[0] * self.windows(group + j, c, i64(0), i64(k), lane))
 
             _side(self.matrix, self.lanes, column, lambda x, lane, value: T.buffer_store(
                 self.row, value, [slot, i64(x), (j * self.channels + c) * self.lanes + lane]))

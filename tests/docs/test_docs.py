@@ -18,7 +18,7 @@ from compiler.elaborate.body import MAX_DEPTH
 from compiler.elaborate.expressions import AXES
 from compiler.elaborate.sections import AUGMENTATIONS, DATA_KEYS, OPTIMIZERS, SCHEDULES, TRAIN_KEYS
 from compiler.initialize import INITIALIZERS
-from compiler.ir import DTYPES
+from compiler.ir import DECLARED
 from compiler.ops.base import KINDS, parse_signature
 from dsl.parse import MAX_BYTES
 from netc.cli import Verbs
@@ -183,5 +183,5 @@ def test_tables_of_the_language_page_are_complete():
         assert re.search(rf"^\|.*`{key}`.*\|", page, re.MULTILINE), key
     for name in AUGMENTATIONS:
         assert f"| `{name}(" in page, name
-    for word in (*DTYPES, *AXES, *INITIALIZERS, *(kind for kind in KINDS if kind not in ("tensor", "tensors"))):
+    for word in (*DECLARED, *AXES, *INITIALIZERS, *(kind for kind in KINDS if kind not in ("tensor", "tensors"))):
         assert re.search(rf"[`\s]{word}[`\s(]", page), word

@@ -16,8 +16,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from compiler import dims
-from compiler.ir import TensorType
+from compiler import dims, scalar
+from compiler.ir import DTYPES, STORED, TensorType
 from compiler.layout import PLAIN, Layout
 from compiler.ops import REGISTRY, namespace
 from compiler.ops.base import Operand
@@ -82,7 +82,7 @@ def view(memory: np.ndarray, layout: Layout, shape: tuple[int, ...]) -> np.ndarr
     """The tensor's elements without its halo, by buffer index, in flat memory."""
     steps, origin = strides(layout, shape)
     inner = Layout(layout.block, layout.axis).extents(shape)
-    return np.lib.stride_tricks.as_strided(memory[origin:], inner, [s * 4 for s in steps])
+    return np.lib.stride_tricks.as_strided(memory[origin:], inner, [s * memory.itemsize for s in steps])
 
 
 def to_buffer(array: np.ndarray, layout: Layout) -> np.ndarray:
@@ -108,7 +108,8 @@ class Compiled:
         with IRBuilder() as builder:
             with T.prim_func(s_tir=True):
                 T.func_attr({"tirx.noalias": True})
-                memory = [T.arg(f"b{i}", T.buffer((tirx.Var(f"s{i}", "int64"),), "float32")) for i in range(len(types))]
+                memory = [T.arg(f"b{i}", T.buffer((tirx.Var(f"s{i}", "int64"),), STORED[t.dtype]))
+                          for i, (t, _) in enumerate(types)]
                 arena = T.arg("arena", T.buffer((tirx.Var("sa", "int64"),), "float32"))
                 size = T.arg("n", T.int64())
 
@@ -118,7 +119,7 @@ class Compiled:
                 def declare(i: int) -> Any:
                     t, layout = types[i]
                     steps, origin = strides(layout, t.shape)
-                    return T.decl_buffer(shape(Layout(layout.block, layout.axis).extents(t.shape)), "float32",
+                    return T.decl_buffer(shape(Layout(layout.block, layout.axis).extents(t.shape)), STORED[t.dtype],
                                          data=T.address_of(memory[i][GUARD]), strides=list(shape(steps)),
                                          elem_offset=shape([origin])[0])
 
@@ -138,15 +139,16 @@ class Compiled:
                             operands.append(Operand(t, shape(t.shape), None, None))
                         else:
                             buffer = buffers[next(numbers)]
-                            operands.append(Operand(t, shape(t.shape), lambda idx, b=buffer, l=layout: b[
-                                l.physical(idx)], buffer, layout))
+                            operands.append(Operand(t, shape(t.shape), lambda idx, b=buffer, l=layout, d=t.dtype:
+                                                    scalar.widened(b[l.physical(idx)], d), buffer, layout))
 
                     def finish(idx: Any, value: Any) -> Any:
                         return tirx.Max(value, tirx.const(0.0, "float32")) if case.relu else value
 
                     def store(idx: Any, value: Any, segment: int | None = None) -> None:
                         assert last and (segment is not None or not case.segments)
-                        T.buffer_store(buffers[-1], finish(idx, value), list(case.layout.physical(idx)))
+                        T.buffer_store(buffers[-1], scalar.narrowed(finish(idx, value), case.out.dtype),
+                                       list(case.layout.physical(idx)))
 
                     return Kernel("k", REGISTRY[case.op], namespace(case.attrs), operands, case.out,
                                   shape(case.out.shape), case.layout, case.segments, store, finish, scratch, staged)
@@ -179,13 +181,14 @@ class Compiled:
     def arguments(self, arrays: list[np.ndarray], n: int) -> list[Any]:
         """Operands with NaN around them and zeros in their halos, the result full of marks, the scratch full of NaN."""
         tensors = []
-        for array, (_, layout) in zip(arrays, self.case.leaves):
-            memory = np.full(size_of(layout, array.shape) + 2 * GUARD, np.nan, "f4")
+        for array, (type, layout) in zip(arrays, self.case.leaves):
+            memory = np.full(size_of(layout, array.shape) + 2 * GUARD, np.nan, DTYPES[type.dtype])
             memory[GUARD:-GUARD] = 0
             view(memory[GUARD:-GUARD], layout, array.shape)[...] = to_buffer(array, layout)
             tensors.append(memory)
-        tensors.append(np.full(size_of(self.case.layout, self.out_shape(n)) + 2 * GUARD, MARK, "f4"))
+        tensors.append(np.full(size_of(self.case.layout, self.out_shape(n)) + 2 * GUARD, MARK, DTYPES[self.case.out.dtype]))
         tensors.append(np.full(sum(self.scratch) + GUARD, np.nan, "f4"))
+        tensors = [t.view("uint16") if t.dtype == "bfloat16" else t for t in tensors]
         return [*map(tvm.runtime.tensor, tensors), n]
 
     def out_shape(self, n: int) -> tuple[int, ...]:
@@ -195,7 +198,7 @@ class Compiled:
         """The result for a batch of n. Fails if anything but the result, or behind the scratch, was written."""
         arguments = self.arguments(arrays, n)
         self.function(*arguments)
-        memory, shape = arguments[-3].numpy().copy(), self.out_shape(n)
+        memory, shape = arguments[-3].numpy().copy().view(DTYPES[self.case.out.dtype]), self.out_shape(n)
         inside = view(memory[GUARD:-GUARD], self.case.layout, shape)
         result = from_buffer(inside.copy(), self.case.layout, shape)
         inside[...] = MARK
@@ -204,24 +207,33 @@ class Compiled:
         return result
 
 
-MARK = np.float32(-1234.5)
+MARK = np.float32(-1232.0)  # which bf16 holds
 
 
 def f32(*shape: Any) -> TensorType:
     return TensorType("f32", shape)
 
 
+def bf16(*shape: Any) -> TensorType:
+    return TensorType("bf16", shape)
+
+
 def assert_matches(case: Case, template: Any, cpu: Cpu = HOST, batch: int = 1, tolerance: float = 1e-5) -> None:
-    """One binary computes what numpy does for several batches, within `tolerance` of the largest."""
+    """One binary computes what numpy does for several batches, within `tolerance` of the largest (and what rounding it to
+    16 bits changes)."""
     rng = np.random.default_rng(7)
     compiled = Compiled(case, template, cpu, batch)
     for n in (1, 3):
         shapes = [tuple(dims.evaluate(d, {"N": n}) for d in t.shape) for t, _ in case.leaves]
-        arrays = [rng.normal(size=shape).astype("f4") for shape in shapes]
+        arrays = [rng.normal(size=shape).astype(DTYPES[t.dtype]) for shape, (t, _) in zip(shapes, case.leaves)]
         want = case.reference(list(arrays))
-        got = compiled.run(arrays, n)
+        got = compiled.run(arrays, n).astype("f8")
+        if case.out.dtype == "bf16":
+            want = want.astype("bfloat16").astype("f8")
+            tolerance = max(tolerance, 2.0 ** -8)
+            assert np.mean(got == want) > 0.98  # where sums in another order fall on the other side of a half
         np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, abs(want).max()))
         assert not (got == MARK).any()
 
 
-__all__ = ["Case", "Compiled", "HOST", "Layout", "N", "PLAIN", "assert_matches", "f32"]
+__all__ = ["Case", "Compiled", "HOST", "Layout", "N", "PLAIN", "assert_matches", "bf16", "f32"]

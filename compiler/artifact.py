@@ -77,7 +77,7 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
         "settings": {k: str(v) for k, v in program.parameters.items()},
         "inputs": input_entries(program.graph),
         "parameters": [parameter_entry(nodes[path], slot) for path, slot in slots.items()],
-        "parameter_bytes": _top(slots.values()),
+        "parameter_bytes": lowering.parameter_bytes,
         "programs": entries,
         "train": program.train.to_json() if program.train else None,
         "data": program.data,
@@ -90,8 +90,9 @@ def _lower(program: Program, names: Sequence[str], backend: Any, options: progra
     """The programs, all their kernels, and their entries of the manifest. With a budget of memory they are lowered without
     it first, to know what kernels need for themselves, and again where that is too much."""
     graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
+    on_gpu = backend.describe()["kind"] == "cuda"
     lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants),
-                              memory=backend.describe()["kind"] == "cuda")
+                              counters=on_gpu, memory=on_gpu)
     designs = {name: programs.design_batch(program, name, options.batch) for name in graphs}
     entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
     taken = {name: size(entry["arena"], dict.fromkeys(entry["symbols"], designs[name])) for name, entry in entries.items()}

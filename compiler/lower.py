@@ -24,6 +24,7 @@ from compiler.group import Launch
 from compiler.ir import DTYPES, STORED, Graph, TensorType
 from compiler.lifetimes import lifetimes, storages
 from compiler.memory import ALIGNMENT, plan
+from compiler.schedule.kernel import COUNTERS
 from compiler.tensors import Tensors, int64, is_constant_array, touched
 from runtime.format import CHOICES
 
@@ -69,10 +70,24 @@ class Lowering:
     emit: Any
     slots: Mapping[str, Slot]
     variants: int = 1
+    counters: bool = False  # whether kernels may count with words that lie behind the parameters, zero between launches
     memory: bool = True  # whether entries of kernels say what memory they may touch, which is for the emulator
     module: tvm.IRModule = field(default_factory=lambda: tvm.IRModule({}))
     functions: dict[Any, str] = field(default_factory=dict)
+    counting: set[str] = field(default_factory=set)  # functions that take the counters
     scratch: dict[str, dict[str, Dim]] = field(default_factory=dict)  # of each program: what its kernels need for themselves
+
+    @property
+    def top(self) -> int:
+        """Bytes of all parameters and constant arrays, up to where counters lie."""
+        return -(-max((s.offset + s.bytes for s in self.slots.values()), default=0) // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the buffer that drivers are given."""
+        if self.counters:
+            return self.top + 4 * COUNTERS
+        return max((s.offset + s.bytes for s in self.slots.values()), default=0)
 
     def program(self, name: str, graph: Graph, batch: int = 1) -> dict[str, Any]:
         """Adds the program `name` to the module; returns its entry of the manifest. `graph` holds primitives only, and says
@@ -85,7 +100,7 @@ class Lowering:
         self.scratch[name] = {call.launch.nodes[-1]: sum((bytes for _, bytes in call.scratch), 0) for call in calls}
         self._driver(name, graph, calls, symbols, memory)
         updates = [i for i, c in enumerate(calls) if c.launch.update]
-        touchings = [{"memory": memory_of(graph, call.launch, storage, memory, self.slots, call.scratch)}
+        touchings = [{"memory": memory_of(graph, call.launch, storage, memory, self.slots, call.scratch) + self._counters(call)}
                      if self.memory else {} for call in calls]
         return {
             "symbol": name, "symbols": symbols,
@@ -137,13 +152,22 @@ class Lowering:
                 scratch_pointers.append(data)
                 return T.decl_buffer(shape, dtype, data=data)
 
+            counters: list[Any] = []
+
+            def new_counters() -> Any:
+                if not counters:
+                    counters.append(tirx.Var("counters", PointerType(PrimType("uint32"), "global")))
+                return T.decl_buffer((COUNTERS,), "uint32", data=counters[0])
+
             for result in launch.results:
                 tensors.clear_halo(result)
-            self.emit([tensors.kernel(name, g, new_scratch) for g in launch.groups], batch, *([rank] if rank else []))
+            self.emit([tensors.kernel(name, g, new_scratch, new_counters if self.counters else None) for g in launch.groups], batch, *([rank] if rank else []))
             T.add_to_parent(tirx.Return(tirx.IntImm("int32", 0)))
         built = ib.get()
-        built = tirx.PrimFunc([*built.params, *scratch_pointers], built.body, built.ret_type, attrs=built.attrs)
-        return Call({self._function(built): len(scratch)}, list(pointers), scratch, launch)
+        built = tirx.PrimFunc([*built.params, *counters, *scratch_pointers], built.body, built.ret_type, attrs=built.attrs)
+        function = self._function(built)
+        self.counting.update([function] if counters else [])
+        return Call({function: len(scratch)}, list(pointers), scratch, launch)
 
     def _function(self, function: Any) -> str:
         """The name of `function` in the module; equal kernels are compiled once."""
@@ -156,6 +180,12 @@ class Lowering:
         self.module[name] = function
         return name
 
+    def _counters(self, call: Call) -> list[dict[str, Any]]:
+        """The counters as a stretch of memory that a kernel may touch, if it does."""
+        if self.counting.isdisjoint(call.variants):
+            return []
+        return [{"in": "parameters", "name": "", "offset": self.top, "bytes": 4 * COUNTERS, "write": True, "tensor": "counters"}]
+
     # --- driver --------------------------------------------------------------------------------------------------
 
     def _driver(self, name: str, graph: Graph, calls: list[Call], symbols: list[str], memory: Any) -> None:
@@ -167,8 +197,7 @@ class Lowering:
                 shape = [dims.evaluate(d, sizes, int64) for d in argument["shape"]] or [int64(1)]
                 buffers[f"{argument['kind']}:{argument['name']}"] = T.arg(
                     argument["name"].replace("/", "_").replace(".", "_"), T.buffer(shape, argument["dtype"]))
-            top = max((s.offset + s.bytes for s in self.slots.values()), default=0)
-            parameters = T.arg("parameters", T.buffer((int64(max(top, 1)),), "uint8"))
+            parameters = T.arg("parameters", T.buffer((int64(max(self.parameter_bytes, 1)),), "uint8"))
             arena = T.arg("arena", T.buffer((tirx.max(dims.evaluate(memory.size, sizes, int64, tirx.max), int64(1)),), "uint8"))
             begin, end = T.arg("begin", T.int64()), T.arg("end", T.int64())
             choices = [T.arg(f"choices{i}", T.int64()) for i in range(_words(calls))]
@@ -183,12 +212,13 @@ class Lowering:
                 return T.address_of(arena[dims.evaluate(memory.offsets[base] + offset, sizes, int64, tirx.max)])
 
             for index, call in enumerate(calls):
-                arguments = [*map(pointer, call.storages), *sizes.values(), *(pointer(key) for key, _ in call.scratch)]
+                arguments = [*map(pointer, call.storages), *sizes.values()]
                 for variant, (kernel, scratch) in enumerate(call.variants.items()):
                     chosen = [] if len(call.variants) == 1 else [_chosen(choices, index) == int64(variant)]
                     with T.If(tirx.all(begin <= int64(index), int64(index) < end, *chosen)), T.Then():
-                        given = arguments[:len(arguments) - len(call.scratch) + scratch]
-                        T.evaluate(tvm.ir.Call(self.module.get_global_var(kernel), given, ret_ty="int32"))
+                        counters = [T.address_of(parameters[int64(self.top)])] if kernel in self.counting else []
+                        own = [pointer(key) for key, _ in call.scratch[:scratch]]
+                        T.evaluate(tvm.ir.Call(self.module.get_global_var(kernel), [*arguments, *counters, *own], ret_ty="int32"))
         self.module[name] = ib.get().with_attr("global_symbol", name)
 
 

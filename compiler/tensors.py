@@ -60,7 +60,7 @@ class Tensors:
                 shared[key] = self._declare(name, pointers[storage[name]])
             self.buffers[name] = shared[key]
 
-    def kernel(self, name: str, g: Group, scratch: Callable) -> Kernel:
+    def kernel(self, name: str, g: Group, scratch: Callable, counters: Callable | None = None) -> Kernel:
         """A group as its schedule gets it."""
         anchor = self.graph[g.anchor]
         staged = {anchor.inputs.index(stage.members[-1]): self.kernel(f"{name}/{stage.anchor}", stage, scratch)
@@ -69,7 +69,7 @@ class Tensors:
         return Kernel(name, REGISTRY[anchor.op], namespace(anchor.attrs),
                       [self.operand(i, set(g.inlined)) for i in anchor.inputs], anchor.type, self.shape(anchor.type.shape),
                       layout_of(self.graph, tail.results[0] if tail.results else g.anchor), tail.segments, tail.store,
-                      tail.finish, scratch, staged, tail.arithmetic)
+                      tail.finish, scratch, staged, tail.arithmetic, counters)
 
     def shape(self, shape: Sequence[Dim]) -> tuple:
         return tuple(dims.evaluate(d, self.sizes, int64) for d in shape)

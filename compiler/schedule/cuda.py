@@ -43,7 +43,7 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
     with T.launch_thread("blockIdx.x", sum(counts[1:], start=counts[0])) as block:
         with T.launch_thread("threadIdx.x", grids[0].threads) as thread:
             shared = T.alloc_buffer((words,), "float32", scope="shared") if words else None
-            _branch(list(zip(grids, counts)), i32(block), i32(thread), shared)
+            _branch(list(zip(grids, counts)), i32(block), i32(thread), shared, 0)
 
 
 def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
@@ -53,14 +53,14 @@ def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
     return emit_generic(kernel, batch, threads)
 
 
-def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: Any) -> None:
+def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: Any, counter: int) -> None:
     """Each grid's own blocks, one grid behind the other."""
     (grid, count), *rest = grids
     if not rest:
-        grid.emit(block, thread, shared)
+        grid.emit(block, thread, shared, counter)
         return
     with T.If(block < count):
         with T.Then():
-            grid.emit(block, thread, shared)
+            grid.emit(block, thread, shared, counter)
         with T.Else():
-            _branch(rest, block - count, thread, shared)
+            _branch(rest, block - count, thread, shared, counter + grid.counters)

@@ -37,8 +37,8 @@ def emit_conv(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid
     step = _channels_and_taps(inputs, taps, last)
     extent = inputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), batch, gpu, threads)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), batch, gpu, threads)
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), kernel, batch, gpu, threads)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), kernel, batch, gpu, threads)
 
 
 def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
@@ -61,8 +61,8 @@ def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | No
     step = _channels_and_taps(outputs, taps, last)
     extent = outputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), batch, gpu, threads)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), batch, gpu, threads)
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), kernel, batch, gpu, threads)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), kernel, batch, gpu, threads)
 
 
 def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
@@ -93,7 +93,7 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | N
 
     rows = Side(outputs, lambda group, o: reader.start([0, group * outputs + o, *_none(out)]), _always, gradient, along, width)
     return plan(Product(rows, _columns(kernel, x, inputs, out), product([g.shape[0], *out]), step, a.groups,
-                        *_store_weights(kernel, outputs, inputs, _channels_last(x))), batch, gpu, threads)
+                        *_store_weights(kernel, outputs, inputs, _channels_last(x))), kernel, batch, gpu, threads)
 
 
 def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
@@ -122,7 +122,7 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
         _lanes(width, lambda lane: kernel.store((row[0], n + lane), _plus(value(lane), bias, n + lane)))
 
     return plan(Product(side(x, rows, a.transpose_a), side(y, columns, not a.transpose_b), extent,
-                        lambda base, within, depth: [base + within], 1, lambda group, m: [m], store, width), batch, gpu, threads)
+                        lambda base, within, depth: [base + within], 1, lambda group, m: [m], store, width), kernel, batch, gpu, threads)
 
 
 # --- operands --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import WARP, Gpu
 from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static, truncdiv
+from compiler.schedule.kernel import COUNTERS, Kernel
 from compiler.schedule.cuda_tiles import Gemm, Tile, rank
 
 KEPT = 80  # registers of 128; the rest is for addresses and for what is multiplied next
@@ -64,15 +65,15 @@ class Product:
     run: int | None = None
 
 
-def plan(product: Product, batch: int, gpu: Gpu, threads: int | None = None) -> Grid:
-    """The blocks of a product; `threads` of each where that is given."""
+def plan(product: Product, kernel: Kernel, batch: int, gpu: Gpu, threads: int | None = None) -> Grid:
+    """The blocks of a product that makes `kernel`; `threads` of each where that is given."""
     m, n, k = (assumed(extent, batch) for extent in (product.a.extent, product.b.extent, product.extent))
     tiles = [tile for tile in rank(Gemm(m, n, k, product.groups, run=product.run), gpu, count=1000)
              if (product.run or tile.k) % tile.k == 0 and _kept(tile) <= KEPT]
     for wanted in ((threads,),) if threads else ((128, 256), (64, 32)):
         if tile := next((tile for tile in tiles if tile.threads in wanted), None):
-            return _Emitter(product, tile).grid
-    return _Emitter(product, SMALL).grid
+            return _Emitter(product, kernel, tile, batch).grid
+    return _Emitter(product, kernel, SMALL, batch).grid
 
 
 def _kept(tile: Tile) -> int:
@@ -83,25 +84,51 @@ def _kept(tile: Tile) -> int:
 class _Emitter:
     """The statements of one block of a product."""
 
-    def __init__(self, product: Product, tile: Tile):
-        self.product, self.tile, self.threads = product, tile, tile.threads
+    def __init__(self, product: Product, kernel: Kernel, tile: Tile, batch: int):
+        self.product, self.kernel, self.tile, self.threads = product, kernel, tile, tile.threads
         self.lengths = tile.m + PAD, tile.n + PAD
         self.starts = 0, 2 * tile.k * self.lengths[0]  # in shared memory
         self.steps = ceildiv(product.extent, tile.k)
         self.tiles = ceildiv(product.a.extent, tile.m), ceildiv(product.b.extent, tile.n)
+        self.all = self.tiles[0] * self.tiles[1] * product.groups
+        # Parts of sums fill the GPU at the design batch; a larger batch has fewer for each tile, and needs no more memory.
+        self.most = assumed(self.all, batch) * tile.split
+        split = tile.split > 1 and kernel.counters is not None and self.most <= COUNTERS // 4
+        self.parts, self.per = (1, self.steps) if not split else self._parts()
+
+    def _parts(self) -> tuple[Any, Any]:
+        """In how many parts the sum of a tile is made, and the steps of each (the last may have fewer, but has some)."""
+        if isinstance(self.all, int) and isinstance(self.steps, int):
+            per = -(-self.steps // max(1, min(self.tile.split, self.most // self.all)))
+            return -(-self.steps // per), per
+        steps = i32(self.steps)
+        wanted = tirx.max(i32(1), tirx.min(i32(self.tile.split), tirx.truncdiv(i32(self.most), i32(self.all))))
+        per = tirx.truncdiv(steps + wanted - 1, wanted)
+        return tirx.truncdiv(steps + per - 1, per), per
 
     @property
     def grid(self) -> Grid:
-        rows, columns = self.tiles
         words = 2 * self.tile.k * sum(self.lengths)
-        return Grid(rows * columns * self.product.groups, self.threads, self.emit, words)
+        counters = 0 if self._whole_sums else self.most
+        return Grid(self.all * self.parts, self.threads, self.emit, words, counters)
 
-    def emit(self, block: Any, thread: Any, shared: Any) -> None:
+    @property
+    def _whole_sums(self) -> bool:
+        return isinstance(self.parts, int) and self.parts == 1
+
+    def emit(self, block: Any, thread: Any, shared: Any, counter: int) -> None:
         tile, product = self.tile, self.product
         rows, columns = self.tiles
         per_group = rows * columns
-        group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(block, i32(per_group)))
-        turn = block if product.groups == 1 else tirx.truncmod(block, i32(per_group))
+        if self._whole_sums:
+            number, part, begin, end = block, i32(0), i32(0), i32(self.steps)
+        else:
+            parts = bind(i32(self.parts))
+            number, part = bind(tirx.truncdiv(block, parts)), bind(tirx.truncmod(block, parts))
+            begin = bind(part * i32(self.per))
+            end = bind(tirx.min(begin + i32(self.per), i32(self.steps)))
+        group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(number, i32(per_group)))
+        turn = number if product.groups == 1 else tirx.truncmod(number, i32(per_group))
         first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m), bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
         loaders = [_Loader(self, side, group, at, thread, shared, size, length, start) for side, at, size, length, start in zip(
             (product.a, product.b), first, (tile.m, tile.n), self.lengths, self.starts)]
@@ -110,21 +137,48 @@ class _Emitter:
             T.buffer_store(sums, tirx.const(0.0, "float32"), [i])
         across, down = self._within(thread)
         for loader in loaders:
-            loader.fetch(i32(0))
+            loader.fetch(begin)
         for loader in loaders:
             loader.keep(i32(0))
         _barrier()
-        with T.serial(0, i32(self.steps)) as step:
+        with T.serial(0, end - begin) as step:
             half = bind(tirx.truncmod(step, i32(2)))
-            with T.If(step + 1 < i32(self.steps)), T.Then():
+            with T.If(step + 1 < end - begin), T.Then():
                 for loader in loaders:
-                    loader.fetch(step + 1)
+                    loader.fetch(begin + step + 1)
             self._multiply(shared, sums, across, down, half)
-            with T.If(step + 1 < i32(self.steps)), T.Then():
+            with T.If(step + 1 < end - begin), T.Then():
                 for loader in loaders:
                     loader.keep(i32(1) - half)
             _barrier()
-        self._store(sums, group, first, across, down)
+        if self._whole_sums:
+            self._store(sums, group, first, across, down)
+            return
+        last = T.alloc_buffer((1,), "int32", scope="local")
+        T.buffer_store(last, i32(1), [0])
+        with T.If(parts > 1), T.Then():
+            self._add_parts(sums, last, thread, number, part, parts, counter)
+        with T.If(last[0] != 0), T.Then():
+            self._store(sums, group, first, across, down)
+
+    def _add_parts(self, sums: Any, last: Any, thread: Any, number: Any, part: Any, parts: Any, counter: int) -> None:
+        """The sums of this part go to memory; the block that comes last adds those of all parts, in their order."""
+        each = self.tile.thread_m * self.tile.thread_n // 4
+        memory = self.kernel.scratch((i64(self.most * self.tile.m * self.tile.n),), "float32")
+
+        def at(part: Any, i: Any, lane: Any) -> list[Any]:
+            return [(((number * parts + part) * each + i) * self.threads + thread) * 4 + lane]
+
+        with T.unroll(0, each) as i, T.vectorized(0, 4) as lane:
+            T.buffer_store(memory, sums[i * 4 + lane], at(part, i, lane))
+        counters = self.kernel.counters()
+        T.buffer_store(last, T.call_extern("int32", "netc_last_block", T.address_of(counters[number + counter]), parts), [0])
+        with T.If(last[0] != 0), T.Then():
+            with T.unroll(0, each * 4) as i:
+                T.buffer_store(sums, tirx.const(0.0, "float32"), [i])
+            with T.serial(0, parts) as other:
+                with T.unroll(0, each) as i, T.vectorized(0, 4) as lane:
+                    T.buffer_store(sums, sums[i * 4 + lane] + memory[at(other, i, lane)[0]], [i * 4 + lane])
 
     def _within(self, thread: Any) -> tuple[Any, Any]:
         """A thread's column and row among those of the block; a warp is 8 columns wide where there are as many."""

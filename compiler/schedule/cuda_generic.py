@@ -31,11 +31,11 @@ def emit_generic(kernel: Kernel, batch: int, threads: int | None) -> Grid:
     and rounding only."""
     threads = threads or THREADS
     if _is_long(kernel, batch):
-        return Grid(_product(kernel.shape), threads, lambda block, thread, shared: _emit_block_per_output(
+        return Grid(_product(kernel.shape), threads, lambda block, thread, *_: _emit_block_per_output(
             kernel, block, thread, threads))
     blocks = tirx.ceildiv(_product(kernel.shape), threads)
 
-    def emit(block: Any, thread: Any, shared: Any) -> None:
+    def emit(block: Any, thread: Any, *_: Any) -> None:
         flat = _index(block) * threads + _index(thread)
         with T.If(flat < _product(kernel.shape)), T.Then():
             _emit_element(kernel, flat)

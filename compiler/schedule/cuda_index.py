@@ -23,13 +23,15 @@ from compiler.scalar import widened
 class Grid:
     """One kernel's blocks. blocks: how many; threads: of each; words: f32 of shared memory that a block uses.
 
-    emit(block, thread, shared): the statements of one block; `shared` is a buffer of at least `words`.
+    counters: how many counters they share. emit(block, thread, shared, counter): the statements of one block; `shared` is a
+    buffer of at least `words`, `counter` the number of the first counter.
     """
 
     blocks: Any
     threads: int
-    emit: Callable[[Any, Any, Any], None]
+    emit: Callable[[Any, Any, Any, int], None]
     words: int = 0
+    counters: int = 0
 
 
 def i32(value: Any) -> Any:

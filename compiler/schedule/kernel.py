@@ -15,6 +15,9 @@ from compiler.layout import Layout
 from compiler.ops.base import Op, Operand
 
 
+COUNTERS = 4096  # that blocks of a GPU's launch may count with
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One anchor op with everything around it that is element-wise.
@@ -30,6 +33,8 @@ class Kernel:
     scratch(shape, dtype): a private 64-byte-aligned buffer of the program's arena (shape may be symbolic).
     staged: for operands that no memory holds, by position, the kernel that makes them: its bands are computed just
     before they are read, by `finish`.
+    counters: gives a buffer of COUNTERS uint32 that are zero when the kernel starts, and have to be when it ends; None where
+    the target has none.
     arithmetic: whether the tail is f32 sums, products and maxima alone, which CUDA's compilers take of vectors too.
     """
 
@@ -46,6 +51,7 @@ class Kernel:
     scratch: Callable[[tuple[Any, ...], str], Any]
     staged: Mapping[int, Kernel]
     arithmetic: bool = False
+    counters: Callable[[], Any] | None = None
 
     def each(self, channel: Any, emit: Callable[[Callable], None]) -> None:
         """emit(store) where `store(idx, value)` knows the segment: `channel` is a scalar, the first of the channels that

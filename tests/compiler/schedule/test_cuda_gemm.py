@@ -74,3 +74,16 @@ def test_products_larger_than_a_tile_in_every_direction():
     graph = graph_of("conv", SAME, [f32(N, 40, 12, 12), f32(72, 40, 3, 3), f32(72)], (LAST, PACKED), LAST,
                      lambda b, y: b.op("relu", y))
     check(graph, batches=(2,), order="reverse")
+
+
+@pytest.mark.parametrize("order", ["forward", "random:4"])
+def test_parts_of_long_sums_are_added_by_the_last_block(order):
+    graph = graph_of("conv", SAME, [f32(N, 96, 5, 5), f32(24, 96, 3, 3), f32(24)], (LAST, PACKED), LAST, lambda b, y: b.op("relu", y))
+    source = check(graph, batches=(1, 3, 1), order=order)
+    assert "netc_last_block(" in source.split('extern "C" __global__')[-1] or source.count("netc_last_block(") > 1
+
+
+def test_parts_of_long_sums_over_the_batch():
+    attrs = windows((3, 3), pad=((1, 1), (1, 1)))
+    graph = graph_of("conv_weight_grad", attrs, [f32(N, 8, 9, 9), f32(N, 8, 9, 9)], (LAST, LAST))
+    assert check(graph, batches=(1, 12), design=12).count("netc_last_block(") > 1

@@ -226,7 +226,11 @@ class Nvcc:
     @cached_property
     def architectures(self) -> list[str]:
         """The architectures it makes machine code for, oldest first."""
-        return sorted(set(re.findall(r"sm_\d+\b", self._run("--list-gpu-code").stdout)), key=_generation)
+        done = self._run("--list-gpu-code")
+        if found := sorted(set(re.findall(r"sm_\d+\b", done.stdout)), key=_generation):
+            return found
+        said = (done.stderr + done.stdout).strip().splitlines() or [f"it ended with status {done.returncode}"]
+        raise NetcError("E0710", f"{self.path} names no architectures: {said[0]}", INSTALL)
 
     def compile(self, source: str, arch: str, layers: Mapping[str, str], fast_math: bool = False) -> bytes:
         """A cubin of `source`. Raises NetcError E0712 with the kernel at fault."""
@@ -235,11 +239,16 @@ class Nvcc:
             Path(folder, "kernels.cu").write_text(source)
             done = self._run("-cubin", f"-arch={arch}", "-O3", *fast, "-o", "kernels.cubin", "kernels.cu", cwd=folder)
             if done.returncode:
-                raise _refused(self.name, arch, source, done.stderr + done.stdout, layers)
+                code = done.returncode
+                ended = f"it was ended by signal {-code}, for lack of memory perhaps" if code < 0 else f"it ended with status {code}"
+                raise _refused(self.name, arch, source, done.stderr + done.stdout or ended, layers)
             return Path(folder, "kernels.cubin").read_bytes()
 
     def _run(self, *arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.path, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+        try:
+            return subprocess.run([self.path, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+        except OSError as problem:
+            raise NetcError("E0710", f"{self.path} cannot be run: {problem.strerror}", INSTALL) from problem
 
 
 @dataclass(frozen=True)

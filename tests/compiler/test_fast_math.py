@@ -6,7 +6,7 @@ import pytest
 
 from compiler import cuda
 from compiler.artifact import code
-from compiler.cubin import usage
+from compiler.cubin import Usage
 from netc.api import load
 from runtime.errors import NetcError
 from tests.compiler.emulator import compiler_or_skip
@@ -64,15 +64,26 @@ def test_kernels_are_told_how_many_registers_there_are():
         assert bounded.count(f"__launch_bounds__({bounds}) {name}(") == 2
 
 
-def test_kernels_keep_their_limits_and_others_are_left_alone():
-    compiler = compiler_or_skip()
-    body = "  __shared__ float s[4096];\n  float a[100];\n  for (int i = 0; i < 100; i++) a[i] = x[i * 256 + threadIdx.x];\n" \
-        "  for (int j = 0; j < 99; j++)\n    for (int i = 0; i < 100; i++) a[i] += s[j * 32 + threadIdx.x % 32] * a[(i + 7) % 100];\n" \
-        "  for (int i = 0; i < 100; i++) x[i * 256 + threadIdx.x] = a[i];\n"
-    head = 'extern "C" __global__ void __launch_bounds__(256) {}(float* x) {{\n'
-    source = head.format("large") + body + "}\n" + head.format("small") + "  x[threadIdx.x] += 1.0f;\n}\n"
-    plain = usage(compiler.compile(source, "sm_80", {}))
-    fitted = usage(cuda._fitted(compiler, source, "sm_80", {}, False))
-    assert plain["large"].registers > 128 and plain["large"].local == 0
-    assert fitted["large"].registers <= 128 and fitted["large"].local < plain["large"].registers - 128
-    assert fitted["small"] == plain["small"]
+@pytest.mark.parametrize(("told", "bounds", "compilations"), [
+    ({"large": Usage(128), "spills": Usage(86)}, ["large", "spills"], 2),         # both are better with a bound
+    ({"large": Usage(128, 0, 80), "spills": Usage(86)}, ["spills"], 3),           # one is better without
+    ({"large": Usage(128, 0, 80), "spills": Usage(90, 0, 16)}, [], 2),            # both are
+])
+def test_bounds_are_kept_where_they_help(monkeypatch, told, bounds, compilations):
+    head = 'extern "C" __global__ void __launch_bounds__(256) {}(float* x) {{\n  x[0] = 1;\n}}\n'
+    source = "".join(map(head.format, ("large", "spills", "small")))
+    without = {"large": Usage(134), "spills": Usage(64, 0, 8), "small": Usage(20)}
+    asked = []
+
+    class Compiler:
+        def compile(self, source, arch, layers, fast_math):
+            asked.append(source)
+            return source.encode()
+
+    def taken(binary):
+        return {name: told.get(name, usage) if f"256, 2) {name}(" in binary.decode() else usage for name, usage in without.items()}
+
+    monkeypatch.setattr(cuda, "usage", taken)
+    made = cuda._fitted(Compiler(), source, "sm_80", {}, False).decode()
+    assert len(asked) == compilations
+    assert [name for name in without if f"__launch_bounds__(256, 2) {name}(" in made] == bounds

@@ -9,6 +9,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import GPUS, USUAL, Gpu
+from compiler.ops.base import products
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
 from compiler.schedule.cuda_index import Grid, i32, static
@@ -47,7 +48,8 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
 
 
 def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
-    for template in TEMPLATES.get(kernel.op.name, ()):
+    templates = () if products(kernel.a) else TEMPLATES.get(kernel.op.name, ())  # which take operands as they are
+    for template in templates:
         if grid := template(kernel, batch, gpu, threads):
             return grid
     return emit_generic(kernel, batch, threads)

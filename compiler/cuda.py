@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx.build import split_host_device_mods
 
+from compiler import toolkit
 from compiler.cubin import usage
 from runtime.errors import NetcError
 
@@ -184,15 +184,10 @@ def find_compiler() -> Nvcc | Nvrtc:
     nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), *folders]))
     if nvcc and shutil.which("gcc"):
         return Nvcc(nvcc)
-    for folder in _nvidia_folders():
+    for folder in toolkit.packages():
         for library in sorted(folder.glob("lib/libnvrtc.so.*")):
             return Nvrtc(library)
     raise NetcError("E0710", "no CUDA compiler was found, neither nvcc nor NVRTC", INSTALL)
-
-
-def _nvidia_folders() -> list[Path]:
-    """Where PyPI's CUDA packages put their files: `nvidia/cu13` beside the other packages, the newest first."""
-    return sorted((f for root in sys.path for f in Path(root or ".", "nvidia").glob("cu[0-9]*")), reverse=True)
 
 
 def check_arch(arch: str, compiler: Nvcc | Nvrtc) -> str:

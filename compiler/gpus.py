@@ -60,9 +60,10 @@ class Gpu:
         """Whether `cp.async` copies from global to shared memory, past the registers."""
         return generation(self.arch) >= 80
 
-    def time(self, flops: float, bytes: float) -> float:
-        """Predicted seconds of a kernel in f32, by roofline (`compiler.cost.Machine.time`)."""
-        return max(flops / self.flops, bytes / self.bandwidth) + self.launch
+    def time(self, flops: float, bytes: float, dtype: str = "f32") -> float:
+        """Predicted seconds of a kernel, by roofline (`compiler.cost.Machine.time`). dtype: what it multiplies, on tensor cores
+        if it is a key of `tensor`."""
+        return max(flops / self.tensor.get(dtype, self.flops), bytes / self.bandwidth) + self.launch
 
     def resident(self, threads: int, registers: int, shared: int) -> int:
         """How many blocks are on an SM at once, by the rules of the occupancy calculator: registers are given to warps 256

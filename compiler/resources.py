@@ -6,6 +6,7 @@ nvdisasm is at hand, `mix` (`compiler.sass.Mix.numbers`), else None there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ def rows(manifest: Mapping[str, Any], members: Mapping[str, bytes], program: str
     Raises NetcError E0713 where nvdisasm fails, E0603 for machine code that cannot be read.
     """
     entry, found = manifest["programs"][program], []
+    tensor = _on_tensor_cores(members)
     sizes = dict.fromkeys(entry["symbols"], batch)
     for arch, cubin in cubins(members).items():
         gpu = nearest(arch) or GPUS[USUAL]
@@ -36,7 +38,7 @@ def rows(manifest: Mapping[str, Any], members: Mapping[str, bytes], program: str
             name = kernel["function"]
             flops, moved = size(kernel["flops"], sizes), size(kernel["bytes"], sizes)
             found.append({"kernel": name, "layers": kernel["layers"], "arch": arch, **_taken(taken[name], gpu),
-                          "dram_bytes": moved, "flops": flops, "predicted_us": 1e6 * gpu.time(flops, moved),
+                          "dram_bytes": moved, "flops": flops, "predicted_us": 1e6 * gpu.time(flops, moved, manifest.get("precision", "f32") if name in tensor else "f32"),
                           "mix": mixed[name].numbers() if name in mixed else None})
     return found
 
@@ -46,6 +48,12 @@ def cubins(members: Mapping[str, bytes]) -> dict[str, bytes]:
     found = {name.split(".")[1]: data for name, data in members.items()
              if name.startswith("kernels.sm_") and name.endswith(".cubin")}
     return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix("sm_"))))
+
+
+def _on_tensor_cores(members: Mapping[str, bytes]) -> set[str]:
+    """The kernels whose source calls for them."""
+    kernels = members["kernels.cu"].decode().split('extern "C" __global__ void ')
+    return {found[1] for kernel in kernels if "netc_mma" in kernel and (found := re.search(r"(\w+)\([^()]*\) \{", kernel))}
 
 
 def _taken(kernel: Usage, gpu: Gpu) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compiler import cuda, dims, lower
+from compiler import cuda, dims, lower, toolkit
 from compiler.build import Builder
 from compiler.ir import Graph, Node, TensorType
 from compiler.kernels import with_kernels
@@ -205,7 +205,7 @@ def test_a_refused_kernel_is_named_with_its_layers():
 
 
 def test_nvrtc_makes_the_same_kernels(built):
-    libraries = [lib for folder in cuda._nvidia_folders() for lib in folder.glob("lib/libnvrtc.so.*")]
+    libraries = [lib for folder in toolkit.packages() for lib in folder.glob("lib/libnvrtc.so.*")]
     if not libraries:
         pytest.skip("NVRTC from PyPI is not installed (the extra `cuda`)")
     nvrtc = cuda.Nvrtc(libraries[0])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compiler import cuda
+from compiler import cuda, toolkit
 from compiler.artifact import code
 from compiler.cubin import Usage
 from netc.api import load
@@ -32,7 +32,7 @@ def test_the_switch_reaches_the_compiler(net):
 
 def test_both_compilers_take_it():
     found = [compiler_or_skip()]
-    found += [cuda.Nvrtc(library) for folder in cuda._nvidia_folders() for library in folder.glob("lib/libnvrtc.so.*")]
+    found += [cuda.Nvrtc(library) for folder in toolkit.packages() for library in folder.glob("lib/libnvrtc.so.*")]
     for compiler in found:
         exact, fast = (compiler.compile(DIVIDES, "sm_80", {}, fast_math) for fast_math in (False, True))
         assert len(fast) < len(exact)  # a division of its own is a subroutine

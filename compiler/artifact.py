@@ -39,7 +39,7 @@ def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: M
 
 def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run",), batch: int = 1,
          off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-         search: float = 0.0, precision: str = "f32", variants: int = 1,
+         search: float = 0.0, precision: str = "f32", variants: int = 1, batches: Collection[int] = (),
          fast_math: bool = False) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Compiles the named programs (run, evaluate, step) for `target` (`cpu`, `cpu:NAME`, `cuda:sm_80,sm_90`).
 
@@ -47,7 +47,7 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
-    variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. fast_math: of a GPU's compiler,
+    batches: those for which `run` has variants of its own, on CPUs. variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. fast_math: of a GPU's compiler,
     quicker and less exact division, square roots and functions.
     Returns manifest and members, of the parameters the constants only.
 
@@ -57,12 +57,17 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     backend = choose(target, fast_math)
     backend.check()
     check_precision(precision, names, backend)
+    batches = sorted(set(batches)) if "run" in names and backend.describe()["kind"] == "cpu" else []
+    names = [*names, *map(programs.variant, batches)]
     graphs, lowering, entries = _lower(program, names, backend, 
                                        replace(backend.options(batch), off=off, exact=exact, search=search,
                                                precision=precision), memory, variants=variants)
     slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
+    if batches:
+        entries["run"]["batches"] = {"symbol": programs.batch_symbol(program.graph),
+                                     "programs": {str(n): programs.variant(n) for n in batches}}
     members = backend.members(lowering.module, _layers(entries))
     nodes = {n.name: n for g in graphs.values() for n in g.nodes() if n.name in slots}
     members[CONSTANTS] = save({path: np.ascontiguousarray(n.attrs["value"]) for path, n in nodes.items()

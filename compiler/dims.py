@@ -138,6 +138,11 @@ def evaluate(dim: Dim, env: Mapping[str, Any], const: Callable[[int], Any] = int
     return total
 
 
+def substitute(dim: Dim, env: Mapping[str, int]) -> Dim:
+    """`dim` with the symbols of `env` replaced by numbers."""
+    return evaluate(dim, {s: env.get(s, symbol(s)) for s in symbols(dim)}, larger=maximum)
+
+
 def as_json(dim: Dim) -> int | str | list:
     """The prefix form that `runtime.format.size` evaluates."""
     if isinstance(dim, int):

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from compiler import dims
 from compiler.autodiff import differentiate
 from compiler.cost import MACHINES, seconds
-from compiler.dims import Dim
-from compiler.ir import Graph
+from compiler.dims import Dim, Poly
+from compiler.ir import Graph, TensorType
 from compiler.optimizer import add_optimizer
 from compiler.passes.base import Context
 from compiler.passes.expand import expand
@@ -66,7 +67,10 @@ def build(program: Program, names: Collection[str], options: Options = Options()
 
 
 def design_batch(program: Program, name: str, batch: int) -> int:
-    """The batch that a program is made for: `batch` for `run`, that of the data section for `step` and `evaluate`."""
+    """The batch that a program is made for: `batch` for `run`, that of the data section for `step` and `evaluate`, the only one
+    that a variant of `run` takes."""
+    if (only := only_batch(name)) is not None:
+        return only
     return (program.data or {}).get("batch", batch) if name in ("step", "evaluate") else batch
 
 
@@ -76,8 +80,10 @@ def kernels(graph: Graph, options: Options = Options(), training: bool = False, 
 
 
 def of(program: Program, name: str, options: Options = Options(), packed: bool = True) -> Graph:
-    """The program called `name` (run, evaluate, step) of an elaborated net. Raises NetcError E0510, E0511 for a step that has
-    no loss or no train section."""
+    """The program called `name` (run, `variant`, evaluate, step) of an elaborated net. Raises NetcError E0510, E0511 for a step
+    that has no loss or no train section, E0416 for a variant where there is no batch to choose."""
+    if (only := only_batch(name)) is not None:
+        return run(with_batch(program.graph, only), replace(options, batch=only), packed)
     if name != "step":
         return {"run": run, "evaluate": evaluate}[name](program.graph, options, packed)
     if not program.graph.losses:
@@ -87,6 +93,42 @@ def of(program: Program, name: str, options: Options = Options(), packed: bool =
         raise NetcError("E0511", f"there is no train section for net `{program.net}`",
                         "add `train fit { net = …, data = …, optimizer = sgd(lr = 0.1), run = 10 epochs }`")
     return step(program.graph, program.train.to_json(), options)
+
+
+def variant(batch: int) -> str:
+    """The name of the program that is `run` for one batch only."""
+    return f"run_{batch}"
+
+
+def only_batch(name: str) -> int | None:
+    """The batch that a program is for, None for one of any batch."""
+    batch = name.removeprefix("run_")
+    return int(batch) if batch != name else None
+
+
+def batch_symbol(graph: Graph) -> str:
+    """The symbol that the inputs' first axis has. Raises NetcError E0416 where there is none."""
+    for node in graph.leaves("input"):
+        if node.type.rank and len(found := dims.symbols(node.type.shape[0])) == 1:
+            return min(found)
+    raise NetcError("E0416", "the inputs of this net have no batch to choose variants by: their first size is a number",
+                    "leave --batch out; the net is made for that size already")
+
+
+def with_batch(graph: Graph, batch: int) -> Graph:
+    """A copy of the source graph for this batch only."""
+    sizes, made = {batch_symbol(graph): batch}, graph.copy()
+
+    def fixed(value: Any) -> Any:
+        if isinstance(value, Poly):
+            return dims.substitute(value, sizes)
+        if isinstance(value, TensorType):
+            return TensorType(value.dtype, fixed(value.shape))
+        return type(value)(map(fixed, value)) if isinstance(value, (tuple, list)) else value
+
+    for node in graph.nodes():
+        made.update(node.name, type=fixed(node.type), attrs={key: fixed(value) for key, value in node.attrs.items()})
+    return made
 
 
 def run(graph: Graph, options: Options = Options(), packed: bool = True) -> Graph:

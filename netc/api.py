@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,10 +48,11 @@ class Net:
         from compiler.artifact import input_entries
         return input_entries(self.graph)
 
-    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int = 1,
+    def build(self, mode: str = "run", target: str = "cpu", params: Any = None, seed: int = 0, batch: int | Sequence[int] = 1,
               **how: Any) -> Artifact:
         """The artifact in memory, taken from the cache where it was built before. mode: run, evaluate (and run), or train (all
-        programs). target: as `netc compile --target` takes it; GPUs bring the code of this CPU. how: off, passes of the
+        programs). batch: what kernels are made for (any batch runs), or several, each of which gets a variant of `run` of its
+        own on CPUs, chosen by the batch of a call. target: as `netc compile --target` takes it; GPUs bring the code of this CPU. how: off, passes of the
         optimizer to leave out; memory, bytes that intermediate tensors may take at the design batch (NetcError E0414 where
         that is too little); exact, True for no algorithm that rounds otherwise than a direct sum; search, seconds to look
         for an order of rewrites in; precision, f32, bf16, f16 or tf32 (docs/passes/choose_precision.md); variants, up to 3
@@ -61,7 +62,7 @@ class Net:
         return kept.build(self.program, halves(target), choices(mode, batch, **how), params, seed)
 
     def emit_c(self, folder: str | os.PathLike, target: str = "cpu", params: Any = None, seed: int = 0,
-               batch: int = 1, **how: Any) -> Deployed:
+               batch: int | Sequence[int] = 1, **how: Any) -> Deployed:
         """Writes a header, a shared library and a file of weights that need neither Python nor TVM (docs/c.md).
 
         Raises NetcError E0730 and E0731 (C compiler), E0732 (a GPU as target), E0609 (a CPU of another kind).
@@ -76,8 +77,8 @@ class Net:
         parameters = Executable(artifact).parameters.block
         return c_entry.write(folder, artifact, parameters.read(0, artifact.manifest["parameter_bytes"]))
 
-    def compile(self, mode: str = "run", target: str | None = None, params: Any = None, seed: int = 0, batch: int = 1,
-                device: str | None = None, **how: Any) -> Executable:
+    def compile(self, mode: str = "run", target: str | None = None, params: Any = None, seed: int = 0,
+                batch: int | Sequence[int] = 1, device: str | None = None, **how: Any) -> Executable:
         """Compiles and loads. target: cpu by default, or what `device` needs (cpu, cuda, cuda-emulator, or auto: a GPU if there
         is one). params: a .safetensors file or arrays by path; without, a seeded initialization. how: see `build`.
 
@@ -117,17 +118,24 @@ def target_of(device: str) -> str:
     return devices.CPU if device == devices.AUTO else device
 
 
-def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: bool = False, **choices: Any):
-    """Compiles for training and trains; returns the result of `runtime.train.train`. See `load` for `choices`."""
+def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: bool = False, device: str = "cpu",
+          **choices: Any):
+    """Compiles for training and trains; returns the result of `runtime.train.train`. device: as `Net.compile` takes it. See
+    `load` for `choices`."""
     from runtime.train import train as run
     net = load(path, **choices)
-    exe = net.compile("train", seed=(net.train_config or {}).get("seed", 0))
+    exe = net.compile("train", device=device, seed=(net.train_config or {}).get("seed", 0))
     return run(exe, net.train_config, net.data_config, Path(out or f"runs/{net.program.net}"), resume=resume)
 
 
-def choices(mode: str, batch: int = 1, off: Collection[str] = (), memory: int | None = None, exact: bool = False,
-            search: float = 0.0, precision: str = "f32", variants: int = 1, fast_math: bool = False) -> dict[str, Any]:
+def choices(mode: str, batch: int | Sequence[int] = 1, off: Collection[str] = (), memory: int | None = None, exact: bool = False,
+            search: float = 0.0, precision: str = "f32", variants: int = 1, fast_math: bool = False,
+            batches: Sequence[int] = ()) -> dict[str, Any]:
     """What `compiler.artifact.code` takes beside program and target."""
     names = {"run": ["run"], "evaluate": ["run", "evaluate"], "train": ["run", "evaluate", "step"]}[mode]
-    return {"names": names, "batch": batch, "off": sorted(off), "memory": memory, "exact": exact, "search": search,
+    if not isinstance(batch, int):
+        batch, batches = 1, batch
+    if not all(isinstance(one, int) and one > 0 for one in batches):
+        raise NetcError("E0417", f"{list(batches)} is no list of batches", "give whole numbers from 1 on: batch=(1, 16)")
+    return {"names": names, "batch": batch, "batches": sorted(set(batches)), "off": sorted(off), "memory": memory, "exact": exact, "search": search,
             "precision": precision, "variants": variants, "fast_math": fast_math}

@@ -80,6 +80,14 @@ def parse_bytes(text: str | None) -> int | None:
     return int(float(found[1]) * factor)
 
 
+def parse_batches(text: str | None) -> tuple[int, ...]:
+    """`1,16` as numbers. Raises NetcError E0417."""
+    words = [word.strip() for word in (text or "").split(",")] if text is not None else []
+    if not all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words):
+        raise NetcError("E0417", f"`{text}` is no list of batches", "write numbers from 1 on, e.g. --batch 1,16")
+    return tuple(map(int, words))
+
+
 def recompute_text(name: str, entry: Mapping[str, Any]) -> str:
     """What a program (an entry of the manifest) pays for its memory budget; empty where it pays nothing."""
     if "recompute" not in entry:

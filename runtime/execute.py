@@ -92,15 +92,16 @@ class Executable:
         self.name = artifact.path or self.manifest["net"]
         _check_machine(self.manifest["target"], self.name)
         os.environ["TVM_NUM_THREADS"] = str(threads.count())
-        self._module = native.load(artifact.members["host.o"])
+        code = artifact.members["host.o"]
+        self._module = native.link(code, threads.count() == 1) if self.device == "cpu" else native.load(code)
         self._memory = devices.memory(artifact, self._module, self.device)
         self.parameters = Parameters(self.manifest, self._memory.block(self.manifest["parameter_bytes"]))
         self._arguments = {name: [Argument.from_manifest(a) for a in entry["arguments"]]
                            for name, entry in self.programs.items()}
         self._plans: dict[str, Plan] = {}
-        self._functions: dict[str, native.Object] = {}
+        self._functions: dict[str, native.Object | native.Function] = {}
         self._lock = threading.Lock()
-        self._spreads = (self._memory.device == Host.device and native.LAUNCH in artifact.members["host.o"]
+        self._spreads = (self._memory.device == Host.device and native.LAUNCH in code
                          and threads.count() > 1)
         if format.WEIGHTS in artifact.members:
             stored = _tensors(artifact.members[format.WEIGHTS])  # of a fat artifact, what any of its halves needs
@@ -192,6 +193,7 @@ class Executable:
         for argument, shape in zip((a for a in arguments if a.is_input), given):
             argument.fit(shape, sizes)
         shapes = [tuple(format.size(s, sizes) for s in a.shape) for a in arguments]
+        entry = self.programs[format.variant(entry, sizes) or program]
         arena = self._memory.block(format.size(entry["arena"], sizes))
         device = self._memory.device
         tensors = [native.tensor(0, shape or (1,), a.dtype, device) for shape, a in zip(shapes, arguments)]
@@ -220,7 +222,7 @@ class Executable:
         hint = f"use a batch of {fits} at most" if fits else "not even one example fits: end other programs on this GPU"
         return NetcError("E0723", f"{what} for {batch} = {sizes[batch]}, {free:,} are free", f"{hint}, or --device cpu")
 
-    def _function(self, symbol: str) -> native.Object:
+    def _function(self, symbol: str) -> native.Object | native.Function:
         """A function of the module, looked up once: the linker takes a millisecond for each look."""
         if symbol not in self._functions:
             self._functions[symbol] = native.member(self._module, symbol)

@@ -18,6 +18,8 @@ Manifest, format 1
                memory: [{in, name, offset, bytes, write, tensor}] of each, for GPUs: the bytes of arguments, parameters and
                arena that it may touch, which the emulator checks
      update_from: index of the first kernel that changes parameters
+     batches: {symbol, programs: {batch: name}}, where `run` has variants made for these batches alone: programs with the same
+       arguments, which take its place when the symbol has that value
      choices: how many numbers behind the kernel range say which variants run (`choice_words`)
      parameter_bytes: how much of the flat buffer, from its start, the program touches
   halves      {kind: {target, parameters, parameter_bytes, programs}} of a fat artifact: code for another kind of device
@@ -182,6 +184,12 @@ def choice_words(program: Mapping[str, Any]) -> list[int]:
         if "variants" in kernel:
             words[index // CHOICES] |= kernel["variants"].index(kernel["function"]) << 2 * (index % CHOICES)
     return words
+
+
+def variant(program: Mapping[str, Any], sizes: Mapping[str, int]) -> str | None:
+    """The program that takes the place of `program` (an entry of the manifest) at these sizes, if there is one."""
+    batches = program.get("batches")
+    return batches["programs"].get(str(sizes[batches["symbol"]])) if batches else None
 
 
 def size(expression: int | str | list, env: Mapping[str, int]) -> int:

@@ -66,7 +66,7 @@ def time_kernels(exe: Executable, program: str, feeds: dict[str, Any], sizes: di
                  rounds: int = 20) -> list[KernelTime]:
     """Median time of each kernel, run in order within whole passes, so that caches are as in real use."""
     run = exe.bind(program, exe.local(feeds))
-    kernels = exe.programs[program]["kernels"]
+    kernels = run.plan.entry["kernels"]
     run()
     empty: list[float] = []
     samples: list[list[float]] = [[] for _ in kernels]
@@ -79,7 +79,7 @@ def time_kernels(exe: Executable, program: str, feeds: dict[str, Any], sizes: di
             run(index, index + 1)
             samples[index].append(time.perf_counter() - start)
     call = statistics.median(empty)
-    update = exe.programs[program]["update_from"]
+    update = run.plan.entry["update_from"]
     cost = exe.manifest["target"].get("cost")
     sized = [(format.size(k["flops"], sizes), format.size(k["bytes"], sizes)) for k in kernels]
     return [KernelTime(tuple(k["layers"]), tuple(k["ops"]),

@@ -42,7 +42,7 @@ KEYWORDS = frozenset(
     "this throw true try typedef typename union unsigned using virtual void volatile while xor main".split())
 OURS = frozenset(  # what `entry.h` and the generated functions call their own
     "weights workspace path aligned arena arena_bytes arena_shape arena_tensor arguments fill identity larger launch load "
-    "number padded placed pointing result self spare tensor values weights_shape weights_tensor OK BAD_ARGUMENT NO_FILE "
+    "kernels number padded placed pointing result self spare tensor values weights_shape weights_tensor OK BAD_ARGUMENT NO_FILE "
     "WRONG_FILE DAMAGED FAILED ALIGNMENT Tensor Value Group Head".split())
 
 
@@ -74,14 +74,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Entry:
-    """The program `run` as C sees it. identity: which weights belong to it."""
+    """The program `run` as C sees it. forms: what runs for which sizes, (condition in C, arena, kernels, symbol), the last for
+    all that no other is for. identity: which weights belong to it."""
 
     net: str
     arguments: tuple[Argument, ...]
     symbols: tuple[str, ...]
-    arena: str
-    kernels: int
-    symbol: str
+    forms: tuple[tuple[str, str, int, str], ...]
     parameter_bytes: int
     weight_bytes: int
     identity: bytes
@@ -100,9 +99,14 @@ class Entry:
             shape = ", ".join(s if isinstance(s, str) else expression(s, names) for s in a["shape"])
             arguments.append(Argument(identifier(a["name"], taken), a["kind"], type, code, bits,
                                       tuple(expression(s, names) for s in a["shape"]) or ("1",), f"[{shape}]"))
+        batches = program.get("batches", {"programs": {}})
+        forms = [(f"{names[batches['symbol']]} == {batch}", manifest["programs"][name]) for batch, name in batches["programs"].items()]
+        forms.append(("1", program))
+        used = max(form["parameter_bytes"] for _, form in forms)
         told = json.dumps([manifest["net"], manifest["parameters"], manifest["target"], program["kernels"]], sort_keys=True)
-        return cls(net, tuple(arguments), tuple(names.values()), expression(program["arena"], names), len(program["kernels"]),
-                   program["symbol"], manifest["parameter_bytes"], -(-program["parameter_bytes"] // 64) * 64,
+        return cls(net, tuple(arguments), tuple(names.values()),
+                   tuple((condition, expression(form["arena"], names), len(form["kernels"]), form["symbol"])
+                         for condition, form in forms), manifest["parameter_bytes"], -(-used // 64) * 64,
                    hashlib.sha256(told.encode()).digest()[:16], f"{manifest['target']['name']} ({manifest['target']['mcpu']})")
 
 
@@ -231,17 +235,22 @@ def source(entry: Entry) -> str:
         else:
             copy_out.append(f"  if (place_{i} != (void *){a.name}) memcpy({a.name}, place_{i}, (size_t)({a.bytes}));")
     values = ", ".join([*(f"pointing(&tensor_{i})" for i in range(len(arguments))), "pointing(&weights_tensor)",
-                        "pointing(&arena_tensor)", "number(0)", f"number({entry.kernels})"])
+                        "pointing(&arena_tensor)", "number(0)", "number(kernels)"])
+    arena, kernels, driver = (" : ".join([*(f"{form[0]} ? {text(form)}" for form in entry.forms[:-1]), text(entry.forms[-1])])
+                              for text in (lambda form: form[1], lambda form: str(form[2]),
+                                           lambda form: f"__tvm_ffi_{form[3]}"))
+    drivers = "\n".join(f"int __tvm_ffi_{symbol}(void *self, const Value *arguments, int32_t count, Value *result);"
+                        for *_, symbol in entry.forms)
     exported = '__attribute__((visibility("default"))) '
     newline = "\n"
     return f"""{(HERE / "entry.h").read_text()}
 {(HERE / "threads.h").read_text()}
 {header(entry)}
-int __tvm_ffi_{entry.symbol}(void *self, const Value *arguments, int32_t count, Value *result);
+{drivers}
 
 static const unsigned char identity[16] = {{{', '.join(map(str, entry.identity))}}};
 
-static int64_t arena_bytes({sizes}) {{ return larger({entry.arena}, 1); }}
+static int64_t arena_bytes({sizes}) {{ return larger({arena}, 1); }}
 
 {exported}size_t {net}_weights_size(void) {{ return {entry.weight_bytes} + ALIGNMENT - 1; }}
 
@@ -258,6 +267,7 @@ static int64_t arena_bytes({sizes}) {{ return larger({entry.arena}, 1); }}
 
 {exported}int {net}_run({parameters_of(entry)}) {{
   if ({missing}) return BAD_ARGUMENT;
+  int kernels = {kernels};
   int64_t arena_shape[] = {{arena_bytes({given})}}, weights_shape[] = {{{max(entry.parameter_bytes, 1)}}};
   unsigned char *arena = aligned(workspace), *spare = arena + padded(arena_shape[0]);
 {newline.join(bind)}
@@ -265,7 +275,7 @@ static int64_t arena_bytes({sizes}) {{ return larger({entry.arena}, 1); }}
   Tensor arena_tensor = tensor(arena, 1, 8, 1, arena_shape);
   Value values[] = {{{values}}}, result = number(0);
 {newline.join(copy_in)}
-  if (__tvm_ffi_{entry.symbol}(NULL, values, {len(arguments) + 4}, &result)) return FAILED;
+  if (({driver})(NULL, values, {len(arguments) + 4}, &result)) return FAILED;
 {newline.join(copy_out)}
   return OK;
 }}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from netc.api import choices
-from netc.options import EXACT, MEMORY, PARAMS, PRECISION, SEARCH, SET, load_net, recompute_text, split_place
+from netc.options import EXACT, MEMORY, PARAMS, PRECISION, SEARCH, SET, load_net, parse_batches, recompute_text, split_place
 
 if TYPE_CHECKING:
     from netc.api import Net
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @click.option("--seed", default=0, show_default=True, help="Seed of the initialization, where no --params are given.")
 @click.option("--design-batch", "batch", default=1, show_default=True, type=click.IntRange(min=1),
               help="The batch kernels are made for; the artifact runs any batch.")
+@click.option("--batch", "batches", metavar="N[,N…]", callback=lambda context, option, value: parse_batches(value),
+              help="Add variants of the net made for these batches alone (CPU only); other batches run as ever.")
 @click.option("--variants", default=1, show_default=True, type=click.IntRange(1, 3),
               help="For GPUs: how many ways to make each kernel the file holds, for `netc tune` to choose from.")
 @click.option("--fast-math", "fast_math", is_flag=True,
@@ -40,13 +42,13 @@ if TYPE_CHECKING:
 @MEMORY
 @SET
 def command(net: str, output: str | None, emit: str, target: str, params: str | None, training: bool, seed: int, batch: int,
-            variants: int, fast_math: bool, exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
+            batches: tuple[int, ...], variants: int, fast_math: bool, exact: bool, precision: str, search: float, memory: int | None, settings: tuple[str, ...]) -> int:
     """Compile a net (FILE.net, or FILE.net:NAME where a file holds several) to an artifact."""
     from netc import kept
     from runtime.format import write
     place = Path(split_place(net)[0])
     how = {"memory": memory, "exact": exact, "search": search, "precision": precision,
-           "variants": variants, "fast_math": fast_math}
+           "variants": variants, "fast_math": fast_math, "batches": batches}
     if emit == "c":
         if training:
             raise click.UsageError("--emit c writes what is deployed: it has no --train")
@@ -66,6 +68,8 @@ def command(net: str, output: str | None, emit: str, target: str, params: str | 
     kernels = len(artifact.manifest["programs"].get("run", {"kernels": []})["kernels"])
     names = [half["target"]["name"] for half in (artifact.manifest, *artifact.manifest.get("halves", {}).values())]
     click.echo(f"wrote {path}: {size:,} bytes, {kernels} kernels for {' and '.join(names)}")
+    if batches:
+        click.echo(f"of its own for batch {', '.join(map(str, sorted(set(batches))))}")
     for name, entry in artifact.manifest["programs"].items():
         click.echo(recompute_text(name, entry), nl=False)
     return 0

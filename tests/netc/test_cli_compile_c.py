@@ -180,6 +180,16 @@ def test_results_do_not_depend_on_the_number_of_threads(wide):
     assert [lib.function("set_threads")(count) for count in (0, -1, 257)] == [1, 1, 1]
 
 
+@needs_cc
+def test_batches_with_kernels_of_their_own(tmp_path):
+    done = netc("compile", SPECS / "digits.net", "--emit", "c", "-o", tmp_path, "--batch", "1,4")
+    assert done.code == 0, done.err
+    exe, lib = api.load(SPECS / "digits.net").compile(batch=(1, 4)), Library(tmp_path, "digits")
+    for n in (4, 1, 3, 4):
+        code, (p,) = lib([images(n, 1, 8, 8)], [((n, 10), "f4")], n)
+        assert code == 0 and np.array_equal(p, exe(image=images(n, 1, 8, 8))["p"])
+
+
 def test_callers_share_the_pool_while_its_size_changes(wide):
     exe, lib = wide
     feeds = random_feeds(exe, "run", {"N": 2})

@@ -17,6 +17,8 @@ from pathlib import Path
 from runtime import native
 from runtime.errors import NetcError
 
+CUDA = 13  # the major version of the runtime library that TVM's is built for
+UPDATE = "update the driver (CUDA 13 needs 580 or later), or use the CPU (--device cpu)"
 _CREATE = "ffi.Module.load_from_bytes.cuda"  # TVM's function that makes a module of a stream
 
 # DLPack's type codes by the words of CudaModule.functions; a handle is an opaque pointer.
@@ -100,7 +102,6 @@ def load(host: native.Object, members: Mapping[str, bytes], index: int = 0) -> c
             error.hint += ", or run the CPU code that it holds too (--device cpu)"
         raise
     runtime = load_runtime()
-    _check_driver(runtime)
     if runtime.cudaSetDevice(index):
         raise NetcError("E0720", f"CUDA cannot use GPU {index} of this machine", "`nvidia-smi` says in which state it is")
     stream = module_stream(binaries[arch], json.loads(members["kernels.json"]))
@@ -108,38 +109,32 @@ def load(host: native.Object, members: Mapping[str, bytes], index: int = 0) -> c
     return runtime
 
 
-def _check_driver(runtime: ctypes.CDLL) -> None:
+def _check_driver() -> None:
     """Raises NetcError E0724 where the driver is of an older major version than the runtime library: it takes neither that
     nor code compiled by the same CUDA (CUDA Compatibility, "Minor Version Compatibility")."""
-    has, wants = ctypes.c_int(), ctypes.c_int()
-    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(has))
-    runtime.cudaRuntimeGetVersion(ctypes.byref(wants))
-    if has.value // 1000 < wants.value // 1000:
-        raise _old_driver(f"it is for CUDA {_release(has.value)}, this needs CUDA {_release(wants.value)}")
+    found, version = _driver(), ctypes.c_int()
+    if isinstance(found, tuple) and not found[0].cuDriverGetVersion(ctypes.byref(version)) and version.value < 1000 * CUDA:
+        raise NetcError("E0724", f"the NVIDIA driver is too old: it is for CUDA {version.value // 1000}."
+                        f"{version.value % 1000 // 10}, this needs CUDA {CUDA}", UPDATE)
 
 
 def explained(error: NetcError) -> NetcError:
     """An error of a launch in the user's words, where it is a known one: E0724 for code that the driver does not take."""
     refused = re.search(r"CUDA_ERROR_(INVALID_IMAGE|NO_BINARY_FOR_GPU|UNSUPPORTED_PTX_VERSION|UNSUPPORTED_DEVSIDE_SYNC"
                         r"|INVALID_SOURCE)|kernel image is (?:invalid|not)|no kernel image", error.message)
-    return _old_driver(f"it refuses the code of this artifact ({refused[0]})") if refused else error
-
-
-def _old_driver(why: str) -> NetcError:
-    return NetcError("E0724", f"the NVIDIA driver is too old: {why}",
-                     "update the driver (CUDA 13 needs 580 or later), or use the CPU (--device cpu)")
-
-
-def _release(version: int) -> str:
-    return f"{version // 1000}.{version % 1000 // 10}"
+    return NetcError("E0724", "the NVIDIA driver is too old: it refuses the code of this artifact "
+                     f"({refused[0]})", UPDATE) if refused else error
 
 
 def load_runtime() -> ctypes.CDLL:
-    """CUDA's runtime library, and below it TVM's. Raises NetcError E0722 where one of them is missing."""
+    """CUDA's runtime library, and below it TVM's. Raises NetcError E0722 where one of them is missing, E0724 for a driver that
+    is too old for them."""
+    _check_driver()
+    library = f"libcudart.so.{CUDA}"
     try:
-        runtime = ctypes.CDLL("libcudart.so.13", ctypes.RTLD_GLOBAL)
+        runtime = ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
     except OSError:
-        runtime = _load_from("nvidia/cu13/lib/libcudart.so.13", "the CUDA runtime library, libcudart.so.13,")
+        runtime = _load_from(f"nvidia/cu{CUDA}/lib/{library}", f"the CUDA runtime library, {library},")
     if native.function(_CREATE) is None:
         _load_from("tvm/lib/libtvm_runtime_cuda.so", "TVM's CUDA runtime, libtvm_runtime_cuda.so,")
     return runtime

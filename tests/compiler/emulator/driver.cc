@@ -133,7 +133,6 @@ int cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** argu
   return stream->graph.push_back(launch), 0;
 }
 
-int cudaRuntimeGetVersion(int* version) { return *version = 13000, 0; }
 int cudaGetDeviceCount(int* count) { return *count = 1, 0; }
 int cudaGetDevice(int* device) { return *device = 0, 0; }
 int cudaSetDevice(int device) { return device ? kInvalidValue : 0; }

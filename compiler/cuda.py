@@ -86,9 +86,9 @@ def _split(mod: IRModule, device: Target, host: Target) -> tuple[IRModule, IRMod
     pipeline, finish_host, finish_device = tirx.get_tir_pipeline("s_tir")
     # The CUDA compiler finds common subexpressions itself; TVM's analyzer fails on some comparisons that its own search
     # binds. It unrolls loops too, where it is told to. Schedules write their barriers: TVM would add some of its own
-    # between the halves of a double buffer.
+    # between the halves of a double buffer. Buffers are as large as they need to be.
     with tvm.transform.PassContext(config={"tirx.disable_cse_tir": True, "tirx.UnrollLoop": {"explicit_unroll": False}},
-                                   disabled_pass=["s_tir.ThreadSync"]):
+                                   disabled_pass=["s_tir.ThreadSync", "s_tir.CompactBufferAllocation"]):
         mod = pipeline(tirx.transform.BindTarget(device.with_host(host))(mod))
     host_mod, device_mods = split_host_device_mods(mod)
     if len(device_mods) != 1:

@@ -12,7 +12,7 @@ from compiler.gpus import GPUS, USUAL, Gpu
 from compiler.ops.base import products
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
-from compiler.schedule.cuda_index import Grid, i32, static
+from compiler.schedule.cuda_index import Grid, bind, i32
 from compiler.schedule.kernel import Kernel
 
 # Tried in order. A template returns its blocks, or None where it does not apply; then the generic one makes the kernel.
@@ -65,4 +65,4 @@ def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: 
         with T.Then():
             grid.emit(block, thread, shared, counter)
         with T.Else():
-            _branch(rest, block - count, thread, shared, counter + grid.counters)
+            _branch(rest, bind(block - count), thread, shared, counter + grid.counters)

@@ -93,40 +93,33 @@ class _Emitter:
         self.all = self.tiles[0] * self.tiles[1] * product.groups
         # Parts of sums fill the GPU at the design batch; a larger batch has fewer for each tile, and needs no more memory.
         self.most = assumed(self.all, batch) * tile.split
-        split = tile.split > 1 and kernel.counters is not None and self.most <= COUNTERS // 4
-        self.parts, self.per = (1, self.steps) if not split else self._parts()
-
-    def _parts(self) -> tuple[Any, Any]:
-        """In how many parts the sum of a tile is made, and the steps of each (the last may have fewer, but has some)."""
-        if isinstance(self.all, int) and isinstance(self.steps, int):
-            per = -(-self.steps // max(1, min(self.tile.split, self.most // self.all)))
-            return -(-self.steps // per), per
-        steps = i32(self.steps)
-        wanted = tirx.max(i32(1), tirx.min(i32(self.tile.split), tirx.truncdiv(i32(self.most), i32(self.all))))
-        per = tirx.truncdiv(steps + wanted - 1, wanted)
-        return tirx.truncdiv(steps + per - 1, per), per
+        self.split = tile.split if kernel.counters is not None and self.most <= COUNTERS // 4 else 1
 
     @property
     def grid(self) -> Grid:
         words = 2 * self.tile.k * sum(self.lengths)
-        counters = 0 if self._whole_sums else self.most
-        return Grid(self.all * self.parts, self.threads, self.emit, words, counters)
-
-    @property
-    def _whole_sums(self) -> bool:
-        return isinstance(self.parts, int) and self.parts == 1
+        return Grid(self.all * self.split, self.threads, self.emit, words, 0 if self.split == 1 else self.most)
 
     def emit(self, block: Any, thread: Any, shared: Any, counter: int) -> None:
+        if self.split == 1:
+            self._block(block, (i32(0), i32(self.steps)), None, thread, shared)
+            return
+        steps, number = bind(i32(self.steps)), bind(truncdiv(block, self.split))
+        part = bind(tirx.truncmod(block, i32(self.split)))
+        wanted = bind(tirx.max(i32(1), tirx.min(i32(self.split), tirx.truncdiv(i32(self.most), i32(self.all)))))
+        per = bind(tirx.truncdiv(steps + wanted - 1, wanted))
+        parts = bind(tirx.truncdiv(steps + per - 1, per))  # the last has fewer steps, but has some
+        with T.If(part < parts), T.Then():
+            span = bind(part * per), bind(tirx.min((part + 1) * per, steps))
+            self._block(number, span, (part, parts, counter), thread, shared)
+
+    def _block(self, number: Any, span: tuple[Any, Any], part: tuple[Any, Any, int] | None, thread: Any, shared: Any) -> None:
+        """Tile `number`, or the part of its sum in the steps of `span`. part: its number, how many there are, and the first
+        counter."""
         tile, product = self.tile, self.product
+        begin, end = span
         rows, columns = self.tiles
         per_group = rows * columns
-        if self._whole_sums:
-            number, part, begin, end = block, i32(0), i32(0), i32(self.steps)
-        else:
-            parts = bind(i32(self.parts))
-            number, part = bind(tirx.truncdiv(block, parts)), bind(tirx.truncmod(block, parts))
-            begin = bind(part * i32(self.per))
-            end = bind(tirx.min(begin + i32(self.per), i32(self.steps)))
         group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(number, i32(per_group)))
         turn = number if product.groups == 1 else tirx.truncmod(number, i32(per_group))
         first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m), bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
@@ -151,13 +144,13 @@ class _Emitter:
                 for loader in loaders:
                     loader.keep(i32(1) - half)
             _barrier()
-        if self._whole_sums:
+        if part is None:
             self._store(sums, group, first, across, down)
             return
         last = T.alloc_buffer((1,), "int32", scope="local")
         T.buffer_store(last, i32(1), [0])
-        with T.If(parts > 1), T.Then():
-            self._add_parts(sums, last, thread, number, part, parts, counter)
+        with T.If(part[1] > 1), T.Then():
+            self._add_parts(sums, last, thread, number, *part)
         with T.If(last[0] != 0), T.Then():
             self._store(sums, group, first, across, down)
 

@@ -17,7 +17,7 @@ from tvm.sym import Analyzer
 
 from compiler import scalar
 from compiler.ops.base import Operand, Reduce
-from compiler.schedule.cuda_index import Grid
+from compiler.schedule.cuda_index import Grid, bind
 from compiler.schedule.kernel import Kernel
 
 THREADS = 256
@@ -52,7 +52,7 @@ def _is_long(kernel: Kernel, batch: int) -> bool:
 
 def _emit_element(kernel: Kernel, flat: Expr) -> None:
     # Neighbouring threads store neighbours in memory.
-    index = list(kernel.layout.logical(_unflatten(flat, kernel.layout.physical(kernel.shape))))
+    index = [bind(i) for i in kernel.layout.logical(_unflatten(flat, kernel.layout.physical(kernel.shape)))]
     element = _compute(kernel, index)
     if isinstance(element, Reduce):
         best = _Accumulator(element)
@@ -102,7 +102,7 @@ class _Accumulator:
 
     def add(self, flat: Expr) -> None:
         """Combine the value at the flat reduction index into slot 0; indices must come in rising order."""
-        index = _unflatten(flat, self.reduce.extents)
+        index = [bind(i) for i in _unflatten(flat, self.reduce.extents)]
         if self.reduce.where is None:
             self._add(flat, self.reduce.value(*index))
         else:

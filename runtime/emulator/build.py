@@ -55,7 +55,7 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
     """
     command = [*compiler(), "-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
     engine = _kept("emulator.o", command, ["-O2", "-c"], '#include "engine.cc"\n#include "checks.cc"\n')
-    flags = ["-O1", *(["-fsanitize=thread"] if check else []), "-c"]
+    flags = ["-O2", *(["-fsanitize=thread"] if check else []), "-c"]
     kernels = _kept("kernels.o", command, flags, translate(source, functions, check))
     # Without -fsanitize here: the calls that it put in come to checks.cc, not to its own library.
     path = kernels.with_name(f"{kernels.stem}-{engine.stem[:16]}.so")
@@ -141,7 +141,7 @@ def _launcher(name: str, parameters: str, function: Mapping[str, Sequence[str]],
     unpacked = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
     granules = ", ".join("1" if re.fullmatch(r"(const )?void\*", kind) else f"sizeof({kind.rstrip('*')})"
                          if kind.endswith("*") else "0" for kind in types)
-    alone = str(not _TOGETHER.search(body)).lower()
+    alone = str(bool(body) and not _TOGETHER.search(body)).lower()
     narrow = "".join(f"float real{i} = args[{i}].real; at[{i}] = &real{i}; "
                      for i, word in enumerate(function["args"]) if word == "float32")
     extents = {"blockIdx.": "grid", "threadIdx": "block"}

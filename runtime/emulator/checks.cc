@@ -21,9 +21,7 @@ constexpr uint32_t kPending = ~0u;  // the phase of a word that a copy is on its
 uint32_t Phase(Stamp stamp) { return stamp >> 32; }
 int ThreadOf(Stamp stamp) { return stamp & kThread; }
 uint32_t WarpPhase(Stamp stamp) { return stamp >> kWarpPhaseAt & kWarpPhases; }
-Stamp Now() {
-  return Stamp{phase} << 32 | Stamp{threads[current].warp_phase & kWarpPhases} << kWarpPhaseAt | Stamp(current);
-}
+Stamp now;  // of the thread that runs
 
 // A word, or less, of shared memory: who wrote and who read it last.
 struct Cell {
@@ -113,7 +111,7 @@ bool AllOrdered(Stamp reader) {
 }
 
 // The stamp of readers with the running thread among them.
-Stamp WithMe(Stamp reader, Stamp now) {
+Stamp WithMe(Stamp reader) {
   if (Phase(reader) != phase) return now;
   if (ThreadOf(reader) == current && !(reader & kSeveralWarps) && !(reader & kSeveralThreads)) return now;
   Stamp flags = reader & (kSeveralThreads | kSeveralWarps);
@@ -157,21 +155,39 @@ std::string Where(const Array& array, const void* data) {
   Race("shared", Where(array, data), block_number, cell.reader, "read", write, code);
 }
 
+[[gnu::noinline]] bool WriteConflicts(Cell& cell, Stamp flag) {
+  Stamp writer = cell.writer;
+  if (Phase(writer) >= phase && (Phase(writer) == kPending || !(Ordered(writer) || writer & flag))) return true;
+  if (Phase(cell.reader) == phase && !AllOrdered(cell.reader)) return true;
+  cell.writer = now | flag;
+  return false;
+}
+
+[[gnu::noinline]] bool ReadConflicts(Cell& cell) {
+  Stamp writer = cell.writer;
+  if (Phase(writer) < first_phase || Phase(writer) == kPending || !Ordered(writer)) return true;
+  cell.reader = WithMe(cell.reader);
+  return false;
+}
+
 inline void TouchShared(Array& array, const void* data, size_t bytes, bool write, Stamp flag, uintptr_t code) {
   size_t offset = static_cast<const char*>(data) - array.begin;
-  Stamp now = Now();
   Cell *cell = &array.cells[offset >> array.shift], *last = &array.cells[(offset + bytes - 1) >> array.shift];
   for (; cell <= last; ++cell) {
-    Stamp writer = cell->writer;
-    bool conflict = Phase(writer) >= phase && (Phase(writer) == kPending || !(Ordered(writer) || writer & flag));
     if (write) {
-      conflict |= Phase(cell->reader) == phase && !AllOrdered(cell->reader);
-      if (!conflict) cell->writer = now | flag;
-    } else {
-      conflict |= Phase(writer) < first_phase;
-      if (!conflict) cell->reader = WithMe(cell->reader, now);
+      if (WriteConflicts(*cell, flag)) return SharedFault(array, *cell, data, write, code);
+      continue;
     }
-    if (conflict) return SharedFault(array, *cell, data, write, code);
+    // As a rule it was written before the last barrier, and others read it: one more of several warps changes nothing, nor
+    // does one more of this warp.
+    bool ordered = Phase(cell->writer) - first_phase < phase - first_phase;
+    Stamp reader = cell->reader;
+    if (ordered && (reader >> 31 == (Stamp{phase} << 1 | 1) || ((reader ^ now) & ~Stamp{kWarp - 1}) == kSeveralThreads))
+      continue;
+    if (ordered && Phase(reader) != phase)
+      cell->reader = now;
+    else if (ReadConflicts(*cell))
+      return SharedFault(array, *cell, data, write, code);
   }
 }
 
@@ -185,7 +201,6 @@ std::string Where(const Range& range, uintptr_t address) {
 
 void TouchGlobal(const Range& range, uintptr_t address, size_t bytes, bool write, Stamp flag, uintptr_t code) {
   Region& region = *range.region;
-  Stamp now = Now();
   const uint64_t launch = uint64_t{launch_number} << 32, me = launch | block_number, several = launch | kSeveralBlocks;
   GlobalCell* cell = &region.cells[(address - region.begin) >> region.shift];
   GlobalCell* last = &region.cells[(address + bytes - 1 - region.begin) >> region.shift];
@@ -207,7 +222,7 @@ void TouchGlobal(const Range& range, uintptr_t address, size_t bytes, bool write
     if (this_launch(writing) && !(writer & flag) && !(writing == me ? Ordered(writer) : OrderedBlocks(writing, writer)))
       return Race("global", Where(range, address), writing, writer, "wrote", write, code);
     if (!write) {
-      cell->reader = reading == me ? WithMe(cell->reader, now) : now;
+      cell->reader = reading == me ? WithMe(cell->reader) : now;
       continue;
     }
     Stamp reader = cell->reader;
@@ -246,8 +261,9 @@ inline bool Inside(const Array& array, const char* at, size_t bytes) {
   return size_t(at - array.begin) < array.bytes && at + bytes <= array.begin + array.bytes;
 }
 
-// The checks of one access. flag: kAtomic, or nothing. code: where in the kernel it stands.
-inline void Check(const void* data, size_t bytes, bool write, Stamp flag, uintptr_t code) {
+// The checks of one access. flag: kAtomic, or nothing. code: where in the kernel it stands. Inlined where `bytes` and
+// `write` are known.
+[[gnu::always_inline]] inline void Check(const void* data, size_t bytes, bool write, Stamp flag, uintptr_t code) {
   auto* at = static_cast<const char*>(data);
   auto address = reinterpret_cast<uintptr_t>(data);
   if (!(bytes & (bytes - 1)) && address & (bytes - 1))
@@ -317,8 +333,8 @@ void BeginBlock() {
   first_phase = ++phase;
 }
 
-void Access(const void* data, size_t bytes, bool write, uintptr_t code) {
-  if (checks) Check(data, bytes, write, 0, code);
+void SetStamp() {
+  now = Stamp{phase} << 32 | Stamp{threads[current].warp_phase & kWarpPhases} << kWarpPhaseAt | Stamp(current);
 }
 
 void* SharedArray(int number, size_t bytes, int granule) {
@@ -347,10 +363,12 @@ void Row(const void* data, size_t bytes, int lane, uintptr_t code) {
   if (!checks) return;
   int performer = current;
   current = current / kWarp * kWarp + lane;
+  SetStamp();
   if (size_t(static_cast<const char*>(data) - shared_memory) >= sizeof shared_memory)
     return Fault(code, "%s reads a row of a matrix that is not in shared memory", Me().c_str());
   Check(data, bytes, false, 0, code);
   current = performer;
+  SetStamp();
 }
 
 void CheckCopy(const Copy& copy) {

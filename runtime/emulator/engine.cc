@@ -77,6 +77,7 @@ void SetThread(int t) {
   unsigned x = place.block_size.x, y = place.block_size.y;
   current = t;
   place.thread = y == 1 && place.block_size.z == 1 ? Dim3{unsigned(t), 0, 0} : Dim3{t % x, t / x % y, t / x / y};
+  SetStamp();
 }
 
 void Run() {
@@ -154,6 +155,7 @@ bool ReleaseWarp() {
   }
   for (int i = 0; i < lanes; ++i)
     if (mask >> i & 1) threads[first + i].state = State::kReady, ++threads[first + i].warp_phase;
+  SetStamp();
   return true;
 }
 

@@ -55,7 +55,7 @@ void Fault(uintptr_t code, const char* format, ...);
 // checks.cc
 void BeginLaunch(size_t dynamic_bytes, const int* granules, void** arguments);
 void BeginBlock();
-void Access(const void* data, size_t bytes, bool write, uintptr_t code);
+void SetStamp();  // after `current`, `phase` or the phase of a warp changed
 void CheckCopy(const Copy& copy);  // when it starts
 void Arrived(const Copy& copy);
 void Dropped(const Copy& copy);

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,36 +106,60 @@ def _source(device_mod: IRModule, device: Target) -> str:
 
 
 def _fitted(compiler: Nvcc | Nvrtc, source: str, arch: str, layers: Mapping[str, str], fast_math: bool) -> bytes:
-    """Machine code in which no kernel spills or takes more than its registers, where it can be had: told nothing, ptxas may
-    spill a few bytes to fit more blocks, told how many blocks there are it may spill what it would not otherwise."""
-    def excess(binary: bytes) -> dict[str, int]:
+    """Machine code in which no kernel spills or takes more than its registers, where it can be had. How many it takes ptxas
+    decides by rules of its own, which leave a kernel with a few bytes spilled now and then: those are tried with other bounds,
+    alone, and compiled with the best."""
+    def excess(text: str, binary: bytes) -> dict[str, int]:
+        most = {kernel.name: kernel.registers for kernel in _kernels(text)}
         return {name: taken.local + max(0, taken.registers - most[name]) for name, taken in usage(binary).items()}
 
-    most = {name: 255 if "netc_mma" in body else 128 for name, _, body in _kernels(source)}
     plain = compiler.compile(source, arch, layers, fast_math)
-    over = {name: count for name, count in excess(plain).items() if count}
-    if not over:
-        return plain
-    told = compiler.compile(_bounded(source, {name: most[name] for name in over}), arch, layers, fast_math)
-    better = {name: most[name] for name, count in excess(told).items() if name in over and count < over[name]}
-    if len(better) == len(over):
-        return told
-    return compiler.compile(_bounded(source, better), arch, layers, fast_math) if better else plain
+    least = {name: count for name, count in excess(source, plain).items() if count}
+    over = [kernel for kernel in _kernels(source) if kernel.name in least]
+    part = _only(source, [kernel.name for kernel in over])
+    chosen: dict[str, str] = {}
+    for number in range(len(BOUNDS)):
+        told = {kernel.name: BOUNDS[number](kernel) for kernel in over if least[kernel.name]}
+        if not told:
+            break
+        found = excess(part, compiler.compile(_bounded(part, told), arch, layers, fast_math))
+        better = {name: bounds for name, bounds in told.items() if found[name] < least[name]}
+        chosen |= better
+        least |= {name: found[name] for name in better}
+    return compiler.compile(_bounded(source, chosen), arch, layers, fast_math) if chosen else plain
 
 
-def _bounded(source: str, most: Mapping[str, int]) -> str:
-    """The source with a least number of blocks on an SM for some kernels, which is a most of registers."""
-    for name, threads, _ in _kernels(source):
-        if name in most:
-            blocks = max(1, 65536 // (most[name] + 1 & ~7) // threads)
-            source = source.replace(f"__launch_bounds__({threads}) {name}(", f"__launch_bounds__({threads}, {blocks}) {name}(")
+def _bounded(source: str, told: Mapping[str, str]) -> str:
+    """The source with other bounds before the names of some kernels."""
+    for kernel in _kernels(source):
+        if kernel.name in told:
+            source = source.replace(f"__launch_bounds__({kernel.threads}) {kernel.name}(", f"{told[kernel.name]}{kernel.name}(")
     return source
 
 
-def _kernels(source: str) -> list[tuple[str, int, str]]:
-    """(name, threads of a block, statements) of each kernel."""
+def _only(source: str, names: Collection[str]) -> str:
+    """The source without other kernels."""
+    head, *parts = re.split(r'(?=^extern "C" __global__ void)', source, flags=re.MULTILINE)
+    return head + "".join(part for part in parts if re.search(r"(\w+)\(", part.partition(") ")[2])[1] in names)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel of a source: its threads in a block, and how many registers each may have."""
+
+    name: str
+    threads: int
+    registers: int
+
+
+# What else ptxas may be told: how many blocks there are on an SM, or nothing that is so of the kernel's threads.
+BOUNDS = (lambda kernel: f"__launch_bounds__({kernel.threads}, {max(1, 65536 // (kernel.registers + 1 & ~7) // kernel.threads)}) ",
+          lambda kernel: f"__launch_bounds__({2 * kernel.threads}) ", lambda kernel: "")
+
+
+def _kernels(source: str) -> list[_Kernel]:
     found = re.finditer(r"__launch_bounds__\((\d+)\) (\w+)\([^()]*\) \{(.*?)^\}", source, re.DOTALL | re.MULTILINE)
-    return [(kernel[2], int(kernel[1]), kernel[3]) for kernel in found]
+    return [_Kernel(kernel[2], int(kernel[1]), 255 if "netc_mma" in kernel[3] else 128) for kernel in found]
 
 
 def _object(host_mod: IRModule, host: Target) -> bytes:

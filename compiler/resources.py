@@ -25,7 +25,7 @@ def rows(manifest: Mapping[str, Any], members: Mapping[str, bytes], program: str
     Raises NetcError E0713 where nvdisasm fails, E0603 for machine code that cannot be read.
     """
     entry, found = manifest["programs"][program], []
-    tensor = _on_tensor_cores(members)
+    kernels = _kernels(members)
     sizes = dict.fromkeys(entry["symbols"], batch)
     for arch, cubin in cubins(members).items():
         gpu = nearest(arch) or GPUS[USUAL]
@@ -36,9 +36,10 @@ def rows(manifest: Mapping[str, Any], members: Mapping[str, bytes], program: str
         mixed = sass.mixes(cubin) if sass.available() else {}
         for kernel in entry["kernels"]:
             name = kernel["function"]
+            threads, tensor = kernels[name]
             flops, moved = size(kernel["flops"], sizes), size(kernel["bytes"], sizes)
-            found.append({"kernel": name, "layers": kernel["layers"], "arch": arch, **_taken(taken[name], gpu),
-                          "dram_bytes": moved, "flops": flops, "predicted_us": 1e6 * gpu.time(flops, moved, manifest.get("precision", "f32") if name in tensor else "f32"),
+            found.append({"kernel": name, "layers": kernel["layers"], "arch": arch, **_taken(taken[name], threads, gpu),
+                          "dram_bytes": moved, "flops": flops, "predicted_us": 1e6 * gpu.time(flops, moved, manifest.get("precision", "f32") if tensor else "f32"),
                           "mix": mixed[name].numbers() if name in mixed else None})
     return found
 
@@ -50,12 +51,13 @@ def cubins(members: Mapping[str, bytes]) -> dict[str, bytes]:
     return dict(sorted(found.items(), key=lambda item: int(item[0].removeprefix("sm_"))))
 
 
-def _on_tensor_cores(members: Mapping[str, bytes]) -> set[str]:
-    """The kernels whose source calls for them."""
-    kernels = members["kernels.cu"].decode().split('extern "C" __global__ void ')
-    return {found[1] for kernel in kernels if "netc_mma" in kernel and (found := re.search(r"(\w+)\([^()]*\) \{", kernel))}
+def _kernels(members: Mapping[str, bytes]) -> dict[str, tuple[int, bool]]:
+    """(threads of a block, whether it calls for tensor cores) of each kernel, from the source; the machine code may have been
+    told otherwise of its threads."""
+    found = re.finditer(r"__launch_bounds__\((\d+)[^()]*\) (\w+)\([^()]*\) \{(.*?)^\}", members["kernels.cu"].decode(), re.DOTALL | re.MULTILINE)
+    return {kernel[2]: (int(kernel[1]), "netc_mma" in kernel[3]) for kernel in found}
 
 
-def _taken(kernel: Usage, gpu: Gpu) -> dict[str, Any]:
-    occupancy = gpu.occupancy(kernel.threads, kernel.registers, kernel.shared) if kernel.threads else None
+def _taken(kernel: Usage, threads: int, gpu: Gpu) -> dict[str, Any]:
+    occupancy = gpu.occupancy(threads, kernel.registers, kernel.shared)
     return {"registers": kernel.registers, "shared_bytes": kernel.shared, "spill_bytes": kernel.local, "occupancy": occupancy}

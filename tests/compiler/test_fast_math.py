@@ -53,26 +53,19 @@ def test_a_fat_artifact_computes_exactly_on_the_cpu(net):
     assert made["target"]["fast_math"] and "fast_math" not in made["halves"]["cpu"]["target"]
 
 
-def test_kernels_are_told_how_many_registers_there_are():
-    head = 'extern "C" __global__ void __launch_bounds__({}) {}(float* x)'
-    kernels = {"plain": (256, "  x[0] = 1;\n"), "tiled": (128, "  __shared__ float s[9];\n"),
-               "tensor": (128, "  __shared__ half s[9];\n  netc_mma_m16n8k16_f16(x);\n"), "wide": (1024, "  __shared__ float s[9];\n")}
-    source = "".join(head.format(threads, name) + ";\n" for name, (threads, _) in kernels.items())
-    source += "".join(head.format(threads, name) + " {\n" + body + "}\n" for name, (threads, body) in kernels.items())
-    bounded = cuda._bounded(source, {"tiled": 128, "tensor": 255, "wide": 128})
-    for name, bounds in (("plain", "256"), ("tiled", "128, 4"), ("tensor", "128, 2"), ("wide", "1024, 1")):
-        assert bounded.count(f"__launch_bounds__({bounds}) {name}(") == 2
+KERNEL = 'extern "C" __global__ void __launch_bounds__({}) {}(float* x)'
+WITHOUT = {"large": Usage(134), "spills": Usage(64, 0, 8), "small": Usage(20)}
 
 
 @pytest.mark.parametrize(("told", "bounds", "compilations"), [
-    ({"large": Usage(128), "spills": Usage(86)}, ["large", "spills"], 2),         # both are better with a bound
-    ({"large": Usage(128, 0, 80), "spills": Usage(86)}, ["spills"], 3),           # one is better without
-    ({"large": Usage(128, 0, 80), "spills": Usage(90, 0, 16)}, [], 2),            # both are
+    ({"256, 2": {"large": Usage(128), "spills": Usage(86)}}, {"large": "256, 2", "spills": "256, 2"}, 3),
+    ({"256, 2": {"large": Usage(128, 0, 80), "spills": Usage(86)}}, {"spills": "256, 2"}, 5),
+    ({"256, 2": {"large": Usage(128, 0, 2)}, "512": {"large": Usage(128), "spills": Usage(60)}}, {"large": "512", "spills": "512"}, 4),
+    ({}, {}, 4),
 ])
 def test_bounds_are_kept_where_they_help(monkeypatch, told, bounds, compilations):
-    head = 'extern "C" __global__ void __launch_bounds__(256) {}(float* x) {{\n  x[0] = 1;\n}}\n'
-    source = "".join(map(head.format, ("large", "spills", "small")))
-    without = {"large": Usage(134), "spills": Usage(64, 0, 8), "small": Usage(20)}
+    source = "#define ONE 1\n" + "".join(KERNEL.format(256, name) + ";\n" for name in WITHOUT)
+    source += "".join(KERNEL.format(256, name) + " {\n  x[0] = ONE;\n}\n" for name in WITHOUT)
     asked = []
 
     class Compiler:
@@ -81,9 +74,20 @@ def test_bounds_are_kept_where_they_help(monkeypatch, told, bounds, compilations
             return source.encode()
 
     def taken(binary):
-        return {name: told.get(name, usage) if f"256, 2) {name}(" in binary.decode() else usage for name, usage in without.items()}
+        text = binary.decode()
+        held = {name: next((word for word in told if f"({word}) {name}(" in text), None) for name in WITHOUT if f"{name}(float* x) {{" in text}
+        return {name: told[word].get(name, WITHOUT[name]) if word else WITHOUT[name] for name, word in held.items()}
 
     monkeypatch.setattr(cuda, "usage", taken)
     made = cuda._fitted(Compiler(), source, "sm_80", {}, False).decode()
     assert len(asked) == compilations
-    assert [name for name in without if f"__launch_bounds__(256, 2) {name}(" in made] == bounds
+    assert all(text.startswith("#define ONE") and "small(" not in text for text in asked[1:len(asked) - bool(bounds)])
+    for name in WITHOUT:
+        assert made.count(f"__launch_bounds__({bounds.get(name, 256)}) {name}(") == 2
+
+
+def test_registers_and_threads_are_read_from_the_source():
+    bodies = {"tiled": (128, "  __shared__ float s[9];\n"), "tensor": (64, "  netc_mma_m16n8k16_f16(x);\n")}
+    source = "".join(KERNEL.format(threads, name) + " {\n" + body + "}\n" for name, (threads, body) in bodies.items())
+    assert [(k.name, k.threads, k.registers) for k in cuda._kernels(source)] == [("tiled", 128, 128), ("tensor", 64, 255)]
+    assert [cuda.BOUNDS[0](kernel) for kernel in cuda._kernels(source)] == ["__launch_bounds__(128, 4) ", "__launch_bounds__(64, 4) "]

@@ -1,0 +1,39 @@
+"""specs/digits.net on the emulated GPU: the loss of every step is that of the CPU."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import netc
+from runtime.execute import Executable
+
+pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+SPECS = Path(__file__).parents[2] / "specs"
+STEPS, CHECKED = 40, 2
+
+
+def losses(artifact, steps: int) -> list[float]:
+    exe = Executable(artifact)
+    data = np.load(SPECS / "data" / "digits.npz")
+    names = {a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"}
+    found = []
+    for step in range(steps):
+        examples = np.random.default_rng(step).integers(0, len(data["image"]), 32)
+        given = {"seed": np.uint32(step), "step": np.float32(step + 1), "lr": np.float32(2e-3),
+                 "image": data["image"][examples], "digit": data["digit"][examples].astype("i4")}
+        found.append(float(exe.call("step", {k: v for k, v in given.items() if k in names})["loss"]))
+    return found
+
+
+def test_digits_trains_as_on_the_cpu(monkeypatch):
+    net = netc.load(SPECS / "digits.net")
+    cpu = losses(net.build("train", "cpu", seed=1), STEPS)
+    emulated = net.build("train", "cuda-emulator", seed=1)
+    monkeypatch.setenv("NETC_EMULATOR_CHECK", "0")
+    np.testing.assert_allclose(losses(emulated, STEPS), cpu, rtol=0, atol=1e-4)
+    assert cpu[-1] < cpu[0] / 2
+    monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
+    monkeypatch.setenv("NETC_EMULATOR_ORDER", "random:2")
+    np.testing.assert_allclose(losses(emulated, CHECKED), cpu[:CHECKED], rtol=0, atol=1e-4)

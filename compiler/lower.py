@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler import dims, flat
 from compiler.describe import describe, memory_of
 from compiler.dims import Dim
-from compiler.group import Launch
+from compiler.group import Launch, view_root
 from compiler.ir import DTYPES, STORED, Graph, TensorType
 from compiler.lifetimes import lifetimes, storages
 from compiler.memory import ALIGNMENT, plan
@@ -107,7 +107,8 @@ class Lowering:
             "arguments": [{**a, "shape": [dims.as_json(d) for d in a["shape"]]} for a in _arguments(graph)],
             "arena": dims.as_json(memory.size),
             "kernels": [{**describe(graph, next(iter(c.variants)), c.launch, storage, memory),
-                         **({"variants": list(c.variants)} if len(c.variants) > 1 else {}), **touching}
+                         **({"variants": list(c.variants)} if len(c.variants) > 1 else {}),
+                         **({"reads": _parameters(graph, c.launch)} if name == "prepare" else {}), **touching}
                         for c, touching in zip(calls, touchings)],
             "update_from": updates[0] if updates else len(calls),
             "choices": _words(calls),
@@ -230,6 +231,12 @@ def _words(calls: Sequence[Call]) -> int:
 def _chosen(choices: Sequence[Any], index: int) -> Any:
     """The number of the variant of a kernel."""
     return (choices[index // CHOICES] >> int64(2 * (index % CHOICES))) & int64(3)
+
+
+def _parameters(graph: Graph, launch: Launch) -> list[str]:
+    """The parameters and constant arrays that a kernel reads."""
+    roots = (view_root(graph, i) for member in launch.nodes for i in graph[member].inputs)
+    return sorted({root for root in roots if graph[root].op == "parameter" or is_constant_array(graph[root])})
 
 
 def _arguments(graph: Graph) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import signal
 import struct
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 
 NUMBER = struct.Struct("<I")
@@ -37,7 +38,7 @@ def spread(work: Callable[[int], bytes], pieces: int, processes: int) -> list[by
         for _ in range(min(processes, pieces)):
             with _forking:
                 answers, mine = os.pipe()
-                process = os.fork()
+                process = _copy()
                 if not process:
                     _serve(work, waiting, mine)
                 os.close(mine)
@@ -56,6 +57,13 @@ def spread(work: Callable[[int], bytes], pieces: int, processes: int) -> list[by
     if len(found) < pieces:
         raise WorkerError("a process that compiles was ended from outside, or by its compiler")
     return [found[i] for i in range(pieces)]
+
+
+def _copy() -> int:
+    """fork. Python and JAX warn of threads that a copy lacks: it runs the compiler, which needs none of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return os.fork()
 
 
 def _serve(work: Callable[[int], bytes], waiting: int, mine: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 ALIGNMENT = 64
+LARGE = 4 << 20  # bytes from which on memory is asked for in huge pages, which fewer entries of the address cache serve
 
 
 def aligned(shape: Sequence[int], dtype: Any = np.uint8) -> np.ndarray:
@@ -32,9 +35,11 @@ class Block:
 
     def __init__(self, bytes: int):
         self.bytes = max(bytes, 1)
-        raw = np.zeros(self.bytes + ALIGNMENT, np.uint8)
-        start = -address(raw) % ALIGNMENT
-        self._data = raw[start:start + self.bytes]
+        self._map = mmap.mmap(-1, self.bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if self.bytes >= LARGE:
+            with contextlib.suppress(OSError):  # a system without them
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._data = np.frombuffer(self._map, np.uint8)
         self.address = address(self._data)
 
     def read(self, start: int, count: int) -> np.ndarray:
@@ -43,3 +48,10 @@ class Block:
 
     def write(self, start: int, raw: np.ndarray) -> None:
         self._data[start:start + len(raw)] = raw
+
+    def release(self, start: int, count: int) -> None:
+        """Gives memory back to the system, as far as it is whole pages; they are zeros when they are read again."""
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        pages = (start + count) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if pages > 0:
+            self._map.madvise(mmap.MADV_DONTNEED, first, pages)

@@ -5,7 +5,6 @@ Imports numpy and no other library: no compiler, and nothing of TVM's Python pac
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -20,9 +19,9 @@ import numpy as np
 from runtime import devices, format, native, threads
 from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
+from runtime.stored import Stored
 
 
-STORED = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
 HOST_DEVICES = (1, 3, 11, 13)  # DLDeviceType of memory that a CPU reads: its own, pinned (CUDA, ROCm), managed
 
 
@@ -36,12 +35,32 @@ class Parameters:
     def __init__(self, manifest: Mapping[str, Any], block: Block | None = None):
         self.table = {entry["path"]: entry for entry in manifest["parameters"]}
         self.block = block or Block(manifest["parameter_bytes"])
+        self._left: dict[str, Stored] = {}  # what memory does not hold now, and where it is
+
+    def leave(self, paths: Iterable[str], stored: Stored) -> None:
+        """Gives the memory of some back, until one of them is asked for. stored: where they are."""
+        for path in paths:
+            entry = self.table[path]
+            self.block.release(entry["offset"], entry["bytes"])
+            self._left[path] = stored
+
+    def fetch(self) -> None:
+        """Has all in memory that was left. Raises NetcError E0603."""
+        left, self._left = self._left, {}
+        for stored in {id(stored): stored for stored in left.values()}.values():
+            stored.verify()
+        for path, stored in left.items():
+            self[path] = stored[path]
 
     def __getitem__(self, path: str) -> np.ndarray:
+        if path in self._left:
+            self.fetch()
         entry = self.table[path]
         return self.block.read(entry["offset"], entry["bytes"]).view(entry["dtype"]).reshape(entry["shape"])
 
     def __setitem__(self, path: str, value: Any) -> None:
+        if path in self._left:
+            self.fetch()
         entry = self.table[path]
         array = np.ascontiguousarray(np.broadcast_to(np.asarray(value, entry["dtype"]), entry["shape"]))
         self.block.write(entry["offset"], array.reshape(-1).view(np.uint8))
@@ -58,6 +77,11 @@ class Parameters:
 
     def assign(self, tensors: Mapping[str, np.ndarray], where: str, kinds: tuple[str, ...] = ("weight", "state")) -> None:
         """Takes values by path. Raises NetcError E0610 when one is missing, unknown, or of another shape."""
+        for path in self.fitting({path: value.shape for path, value in tensors.items()}, where, kinds):
+            self[path] = tensors[path]
+
+    def fitting(self, tensors: Mapping[str, Sequence[int]], where: str, kinds: tuple[str, ...] = ("weight", "state")) -> list[str]:
+        """The paths of some kinds, each of which has the right shape in `tensors`. Raises NetcError E0610."""
         wanted = self.paths(*kinds)
         missing = [p for p in wanted if p not in tensors]
         unknown = [p for p in tensors if p not in self.table]
@@ -67,11 +91,11 @@ class Parameters:
             raise NetcError("E0610", f"{where} does not fit this net: it {what}" + (f" (and {more} more)" if more else ""),
                             "give the parameters of the same net, with the same settings")
         for path in wanted:
-            value = tensors[path]
-            if list(value.shape) != list(self.table[path]["shape"]):
-                raise NetcError("E0610", f"{where} does not fit this net: `{path}` has shape {list(value.shape)}, the net "
+            shape = list(tensors[path])
+            if shape != list(self.table[path]["shape"]):
+                raise NetcError("E0610", f"{where} does not fit this net: `{path}` has shape {shape}, the net "
                                 f"needs {list(self.table[path]['shape'])}", "give the parameters of the same net")
-            self[path] = value
+        return wanted
 
 
 class Executable:
@@ -104,15 +128,12 @@ class Executable:
         self._spreads = (self._memory.device == Host.device and native.LAUNCH in code
                          and threads.count() > 1)
         if format.WEIGHTS in artifact.members:
-            stored = _tensors(artifact.members[format.WEIGHTS])  # of a fat artifact, what any of its halves needs
-            self.parameters.assign({path: stored[path] for path in stored if path in self.parameters}, self.name)
-            self.parameters.assign(_tensors(artifact.members[format.CONSTANTS]), self.name, kinds=("constant",))
-            self.prepare()
+            self._load(Stored(artifact.members, format.WEIGHTS, self.name), Stored(artifact.members, format.CONSTANTS, self.name))
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "auto") -> Executable:
         """Reads, verifies and loads an artifact file."""
-        return cls(format.read(path), device)
+        return cls(format.read(path, held=False), device)
 
     @property
     def place(self) -> str:
@@ -126,9 +147,41 @@ class Executable:
                 kernel["function"] = kernel["variants"][min(rank, len(kernel["variants"]) - 1)]
         self._plans.pop(program, None)
 
+    def _load(self, weights: Stored, constants: Stored) -> None:
+        """Takes the stored parameters and prepares them. On the CPU what only preparing reads is in memory while it is read."""
+        parameters = self.parameters
+        shapes = {path: shape for path, shape in weights.shapes.items() if path in parameters}  # of a fat artifact, what is ours
+        found = dict.fromkeys(parameters.fitting(shapes, self.name), weights)
+        found |= dict.fromkeys(parameters.fitting(constants.shapes, self.name, ("constant",)), constants)
+        steps = self.programs["prepare"]["kernels"] if "prepare" in self.programs else []
+        kept = max((entry["parameter_bytes"] for name, entry in self.programs.items() if name != "prepare"), default=0)
+        passing = {path for path in found if parameters.table[path]["offset"] >= kept} if self.device == "cpu" else set()
+        passing &= {path for step in steps for path in step["reads"]}
+        for path in found:
+            if path not in passing:
+                parameters[path] = found[path][path]
+        if not passing:
+            self.prepare()
+            return
+        bound, pace = self.bind("prepare", {}), threads.Pace() if self._spreads else None
+        last = {path: number for number, step in enumerate(steps) for path in step["reads"]}
+        here: set[str] = set()
+        for number, step in enumerate(steps):
+            for path in passing.intersection(step["reads"]) - here:
+                parameters[path] = found[path][path]
+                here.add(path)
+            if pace is None:
+                bound(number, number + 1)
+            else:
+                pace.run(lambda: bound(number, number + 1))
+            for path in passing.intersection(step["reads"]):
+                if last[path] == number:
+                    parameters.leave([path], found[path])
+
     def prepare(self) -> None:
         """Makes what kernels read of the parameters (folded, merged, packed weights). Call it after changing parameters."""
         if "prepare" in self.programs:
+            self.parameters.fetch()
             self.call("prepare", {})
 
     def __call__(self, /, **inputs: Any) -> dict[str, Any]:
@@ -376,15 +429,6 @@ def _converted(name: str, array: np.ndarray, wanted: np.dtype) -> np.ndarray:
                 raise NetcError("E0613", f"the input `{name}` holds {extreme}, which {wanted} cannot",
                                 f"{wanted} runs from {limits.min} to {limits.max}")
     return array.astype(wanted)
-
-
-def _tensors(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, by name, in its own memory: the library would copy them."""
-    start = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:start])
-    return {name: np.frombuffer(data, np.uint8, entry["data_offsets"][1] - entry["data_offsets"][0],
-                                start + entry["data_offsets"][0]).view(STORED[entry["dtype"]]).reshape(entry["shape"])
-            for name, entry in header.items() if name != "__metadata__"}
 
 
 def _check_machine(target: Mapping[str, Any], name: str) -> None:

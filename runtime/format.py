@@ -17,6 +17,7 @@ Manifest, format 1
                `function` of each is what runs; variants: where it is one of several that do the same, all of them
                memory: [{in, name, offset, bytes, write, tensor}] of each, for GPUs: the bytes of arguments, parameters and
                arena that it may touch, which the emulator checks
+               reads: the parameters and constants that a kernel of `prepare` reads
      update_from: index of the first kernel that changes parameters
      batches: {symbol, programs: {batch: name}}, where `run` has variants made for these batches alone: programs with the same
        arguments, which take its place when the symbol has that value
@@ -35,8 +36,9 @@ import hashlib
 import json
 import math
 import os
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +54,74 @@ HALF = ("target", "parameters", "parameter_bytes", "programs")  # what is said o
 
 @dataclass(frozen=True)
 class Artifact:
-    """A compiled network in memory: manifest and members (name → bytes)."""
+    """A compiled network: manifest and members (name → bytes), in memory or in its file (`Members`)."""
 
     manifest: dict[str, Any]
     members: Mapping[str, bytes] = field(repr=False)
     path: str | None = None
+
+
+class _File:
+    """An open file that is closed when nobody reads it any more."""
+
+    def __init__(self, number: int):
+        self.number = number
+        self._close = os.close  # kept: at the end of the process modules are emptied before objects go
+
+    def __del__(self) -> None:
+        self._close(self.number)
+
+
+class Members(Mapping[str, bytes]):
+    """The members of an artifact in a file, which stays open as long as this is there."""
+
+    def __init__(self, file: _File, name: str, places: Mapping[str, tuple[int, int]], digests: Mapping[str, str]):
+        """places: where each begins and how long it is; digests: of those whose content is promised."""
+        self._file, self._name, self._places, self._digests = file, name, places, digests
+
+    def __getitem__(self, member: str) -> bytes:
+        """Raises KeyError, NetcError E0603."""
+        content = bytearray(self._places[member][1])
+        self.read_into(content, member)
+        if member in self._digests and hashlib.sha256(content).hexdigest() != self._digests[member]:
+            raise _damaged(self._name, member)
+        return bytes(content)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._places
+
+    def only(self, names: Mapping[str, str]) -> Members:
+        """Some of the members under other names. names: new → old."""
+        return Members(self._file, self._name, {new: self._places[old] for new, old in names.items()},
+                       {new: self._digests[old] for new, old in names.items()})
+
+    def read_into(self, buffer: Any, member: str, start: int = 0) -> None:
+        """Fills a writable buffer with what a member holds from `start` on, unverified. Raises NetcError E0603."""
+        view, at = memoryview(buffer).cast("B"), self._places[member][0] + start
+        while view:
+            got = os.preadv(self._file.number, [view], at)
+            if not got:
+                raise _damaged(self._name, member)
+            view, at = view[got:], at + got
+
+    def verify(self, member: str) -> bool:
+        """Whether the content is what was promised; little of it is in memory at a time."""
+        digest, size, buffer = hashlib.sha256(), self._places[member][1], bytearray(1 << 18)
+        for start in range(0, size, len(buffer)):
+            part = memoryview(buffer)[:min(len(buffer), size - start)]
+            self.read_into(part, member, start)
+            digest.update(part)
+        return digest.hexdigest() == self._digests[member]
+
+
+def _damaged(name: str, member: str) -> NetcError:
+    return NetcError("E0603", f"{name} is damaged: its member `{member}` does not match its hash", "compile it again")
 
 
 def kinds(manifest: Mapping[str, Any]) -> list[str]:
@@ -70,8 +135,9 @@ def half(artifact: Artifact, kind: str) -> Artifact:
     if manifest["target"]["kind"] == kind:
         return artifact
     prefix = f"{kind}/"
-    members = {name.removeprefix(prefix): data for name, data in artifact.members.items()
-               if name.startswith((prefix, "source/")) or name == WEIGHTS}
+    names = {name.removeprefix(prefix): name for name in artifact.members if name.startswith((prefix, "source/")) or name == WEIGHTS}
+    held = artifact.members
+    members = held.only(names) if isinstance(held, Members) else {new: held[old] for new, old in names.items()}
     return Artifact({**manifest, **manifest["halves"][kind], "halves": {}}, members, artifact.path)
 
 
@@ -98,36 +164,48 @@ def write(path: str | os.PathLike, manifest: dict[str, Any], members: Mapping[st
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), data)
 
 
-def read(path: str | os.PathLike) -> Artifact:
-    """Reads and verifies an artifact. Raises NetcError E0601 (not there), E0602 (not an artifact), E0603 (damaged)."""
+def read(path: str | os.PathLike, held: bool = True) -> Artifact:
+    """Reads and verifies an artifact. held: its members are in memory, whatever becomes of the file; else they stay there, and
+    are read each time they are asked for. Raises NetcError E0601 (not there), E0602 (not an artifact), E0603 (damaged)."""
     name = os.fspath(path)
     if not os.path.isfile(name):
         raise NetcError("E0601", f"there is no artifact {name}", "make one with `netc compile NET.net -o FILE.netb`")
     try:
-        with zipfile.ZipFile(name) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                raise zipfile.BadZipFile("a member is compressed")
-            members = {info.filename: archive.read(info) for info in archive.infolist()}
+        with open(name, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            file = _File(os.dup(stream.fileno()))
+            places = {info.filename: _place(file, info) for info in archive.infolist()}
     except PermissionError as problem:
         raise NetcError("E0601", f"cannot read {name}: {problem.strerror}", "look at its permissions") from problem
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as problem:
+    except (zipfile.BadZipFile, struct.error, OSError, EOFError, NotImplementedError, RuntimeError, ValueError) as problem:
         raise _unreadable(name, problem) from problem
-    if MANIFEST not in members or DIGEST not in members:
+    if MANIFEST not in places or DIGEST not in places:
         raise NetcError("E0602", f"{name} is a zip file, but not a netc artifact", "give a file made by `netc compile`")
-    text = members.pop(MANIFEST)
-    if hashlib.sha256(text).hexdigest().encode() != members.pop(DIGEST):
+    raw = Members(file, name, places, {})
+    text = raw[MANIFEST]
+    if hashlib.sha256(text).hexdigest().encode() != raw[DIGEST]:
         raise NetcError("E0603", f"{name} is damaged: its manifest does not match its hash", "compile it again")
     manifest = json.loads(text)
     if manifest.get("format") != FORMAT:
         raise NetcError("E0604", f"{name} has artifact format {manifest.get('format')}; this netc reads {FORMAT}",
                         "compile it again with this version")
     listed = manifest["members"]
-    for member in sorted(set(listed) | set(members)):
-        if member not in members or member not in listed \
-                or hashlib.sha256(members[member]).hexdigest() != listed[member]["sha256"]:
-            raise NetcError("E0603", f"{name} is damaged: its member `{member}` does not match its hash",
-                            "compile it again")
-    return Artifact(manifest, members, name)
+    members = Members(file, name, {member: place for member, place in places.items() if member not in (MANIFEST, DIGEST)},
+                      {member: entry["sha256"] for member, entry in listed.items()})
+    for member in sorted({*listed, *members}):
+        if member not in members or member not in listed or not members.verify(member):
+            raise _damaged(name, member)
+    return Artifact(manifest, dict(members) if held else members, name)
+
+
+def _place(file: _File, info: zipfile.ZipInfo) -> tuple[int, int]:
+    """Where a member begins, and how long it is. Raises BadZipFile for one that is compressed or not there."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise zipfile.BadZipFile("a member is compressed")
+    head = os.pread(file.number, 30, info.header_offset)  # what zip files repeat ahead of each member
+    if head[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile(f"there is no `{info.filename}` where it should be")
+    name, extra = struct.unpack_from("<HH", head, 26)
+    return info.header_offset + len(head) + name + extra, info.file_size
 
 
 def _unreadable(name: str, problem: Exception) -> NetcError:

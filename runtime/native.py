@@ -1,8 +1,8 @@
-"""Machine code in this process: TVM's C interface by ctypes. Object files go into its ORC JIT; functions take tensors by
-address.
+"""Machine code in this process, and TVM's C interface by ctypes. Object files for the CPU are loaded by `runtime/elf.py`,
+others by TVM's ORC JIT; functions take tensors by address.
 
-Of TVM this needs three shared libraries and none of its Python packages, whose import takes longer than a small net.
-The structures are those of `tvm/ffi/c_api.h` and `dlpack.h`.
+Of TVM this needs shared libraries and none of its Python packages, whose import takes longer than a small net; code that
+runs on one thread needs none of them. The structures are those of `tvm/ffi/c_api.h` and `dlpack.h`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from runtime import elf
 from runtime.errors import NetcError
 
 CPU, CUDA = 1, 2  # DLDeviceType
@@ -55,6 +56,7 @@ class Object:
 
     def __init__(self, handle: int):
         self.handle = handle
+        self.entry = _interface().TVMFFIFunctionCall
         self._release = _interface().TVMFFIObjectDecRef  # kept: at the end of the process globals are gone before objects
 
     def __del__(self) -> None:
@@ -92,7 +94,7 @@ class Call:
                                         *((_INT, 0, word) for word in words))
         self._begin, self._end = self._values[len(tensors)], self._values[len(tensors) + 1]
         self._result = _Value()
-        self._driver, self._tensors, self._call = driver, tensors, _interface().TVMFFIFunctionCall
+        self._driver, self._tensors, self._call = driver, tensors, driver.entry
         self._placed: Sequence[int] | None = None
         self._arguments = (ctypes.c_void_p(driver.handle), ctypes.c_void_p(ctypes.addressof(self._values)),
                            ctypes.c_int32(count), ctypes.c_void_p(ctypes.addressof(self._result)))
@@ -105,19 +107,45 @@ class Call:
             self._placed = addresses
         self._begin.value, self._end.value = begin, end
         if self._call(*self._arguments):
+            if (told := _told()) is not None:
+                raise NetcError("E0650", f"the compiled code reports {told}", "`netc explain E0650` says what this may be")
             _checked(-1)
 
 
+class Function:
+    """A driver in an object file that is loaded without TVM. handle: what it gets as itself, which it does not look at."""
+
+    handle = None
+
+    def __init__(self, code: elf.Code, address: int):
+        self._code = code  # kept: its memory is where the function is
+        self.entry = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_int32, ctypes.c_void_p)(address)
+
+
+def link(code: bytes, alone: bool = False) -> elf.Code | Object:
+    """The module of an object file for the CPU. alone: parallel regions run on the thread that calls.
+
+    Raises NetcError E0606 where TVM's libraries are missing, E0650."""
+    try:
+        return elf.Code(code, lambda name: elf.ALONE if alone and name.encode() == LAUNCH else _library_function(name))
+    except elf.Unsupported:
+        return load(code)
+
+
 def load(code: bytes) -> Object:
-    """The module of an object file. Raises NetcError E0606 where TVM's libraries are missing, E0650."""
+    """The module of an object file, as TVM has it. Raises NetcError E0606 where TVM's libraries are missing, E0650."""
     session = _session()
     # Kernels are plain C, so they need no C++ runtime: the two last arguments.
     return function("tvm_ffi_orcjit.SessionLoadModule")(session, function("ffi.Array")(code), "", None, None)
 
 
-def member(module: Object, symbol: str) -> Object:
+def member(module: elf.Code | Object, symbol: str) -> Object | Function:
     """A function of a module by name. Raises NetcError E0603 where it has none of that name."""
-    found = function("ffi.ModuleGetFunction")(module, symbol, 1)
+    if isinstance(module, elf.Code):
+        address = module.address(f"__tvm_ffi_{symbol}")
+        found = None if address is None else Function(module, address)
+    else:
+        found = function("ffi.ModuleGetFunction")(module, symbol, 1)
     if found is None:
         raise NetcError("E0603", f"the artifact is damaged: its object file has no function `{symbol}`", "compile it again")
     return found
@@ -173,6 +201,30 @@ def _checked(status: int) -> None:
         raise NetcError("E0650", f"TVM reports {kind}: {message.strip()}", "`netc explain E0650` says what this may be")
 
 
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int32)
+def _tell(kind: bytes, parts: Any, count: int) -> None:
+    """Where compiled code says what is wrong with its arguments, before it returns."""
+    text = b"".join(parts[i] or b"" for i in range(count)).decode(errors="replace")
+    _chosen.told = f"{kind.decode(errors='replace')}: {text.strip()}"
+
+
+def _told() -> str | None:
+    """What this thread's last call said, once."""
+    told, _chosen.told = getattr(_chosen, "told", None), None
+    return told
+
+
+def _library_function(name: str) -> int:
+    """Where a function that compiled code calls is. Raises LookupError."""
+    if name == "TVMFFIErrorSetRaisedFromCStrParts":
+        return ctypes.cast(_tell, ctypes.c_void_p).value
+    library = _runtime() if name.startswith("TVM") else _mathematics()
+    try:
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    except AttributeError as problem:
+        raise LookupError(f"there is no function {name}") from problem
+
+
 _lock = threading.RLock()
 _chosen = threading.local()
 _LIMIT = "_ZN3tvm7runtime9threading17SetMaxConcurrencyEi"  # tvm::runtime::threading::SetMaxConcurrency, 0 for the default
@@ -190,7 +242,14 @@ def _interface() -> ctypes.CDLL:
 
 
 @cache
+def _mathematics() -> ctypes.CDLL:
+    """The C library's functions of numbers; by it those of memory are found too."""
+    return ctypes.CDLL("libm.so.6")
+
+
+@cache
 def _runtime() -> ctypes.CDLL:
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
     _interface()
     library = open_library("tvm", "libtvm_runtime.so")
     library.TVMBackendParallelLaunch.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
@@ -200,8 +259,6 @@ def _runtime() -> ctypes.CDLL:
 @cache
 def _session() -> Object:
     """The JIT of this process, with the libraries that kernels call into."""
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-    _interface()
     _runtime()
     open_library("tvm_ffi_orcjit", "libtvm_ffi_orcjit.so")
     return function("tvm_ffi_orcjit.GlobalDefaultSession")()

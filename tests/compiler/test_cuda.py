@@ -157,12 +157,13 @@ def test_machine_code_for_each_architecture(built):
 
 
 def test_cuobjdump_reads_the_machine_code(built, tmp_path):
-    tool = shutil.which("cuobjdump") or next(iter(Path("/usr/local").glob("cuda*/bin/cuobjdump")), None)
+    tool = toolkit.find("cuobjdump") or next(iter(Path("/usr/local").glob("cuda*/bin/cuobjdump")), None)
     if tool is None:
         pytest.skip("cuobjdump is not installed")
-    (tmp_path / "k.cubin").write_bytes(built[2].binaries["sm_90"])
-    out = subprocess.run([tool, "-res-usage", str(tmp_path / "k.cubin")], capture_output=True, text=True, check=True)
-    assert all(name in out.stdout + out.stderr for name in built[2].functions)
+    for arch, binary in built[2].binaries.items():
+        (tmp_path / f"k.{arch}.cubin").write_bytes(binary)
+        out = subprocess.run([tool, "-res-usage", str(tmp_path / f"k.{arch}.cubin")], capture_output=True, text=True, check=True)
+        assert all(name in out.stdout + out.stderr for name in built[2].functions)
 
 
 def test_one_block_an_output_for_long_reductions_only(built):

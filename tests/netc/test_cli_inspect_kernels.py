@@ -88,6 +88,9 @@ def test_each_architecture_asked_for_is_in_the_artifact(folder):
     for arch in ARCHS:
         binary = members[f"kernels.{arch}.cubin"]
         assert f"sm_{binary[49]}" == arch and set(usage(binary)) == kernels  # the ELF header's flags, second byte
+        assert all(taken.local == 0 and taken.registers <= 128 for taken in usage(binary).values())
+        if sass.available():
+            assert f".target\t{arch}\n" in sass.disassemble(binary)
 
 
 def test_a_cpu_artifact_prints_what_it_did(tmp_path):

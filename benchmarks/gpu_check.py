@@ -36,7 +36,7 @@ from runtime.execute import Executable  # noqa: E402
 from runtime.format import Artifact  # noqa: E402
 from runtime.measure import random_feeds, time_program  # noqa: E402
 
-TESTS = ["tests/runtime/test_gpu.py", "tests/runtime/test_tune.py", "tests/compiler/schedule/test_cuda_gemm.py",
+TESTS = ["tests/runtime/test_gpu.py", "tests/runtime/test_tune.py", "tests/compiler/schedule/test_cuda_*.py",
          "tests/compiler/passes/test_choose_precision.py", "tests/compiler/passes/test_channels_last.py"]
 BOUNDS = {"f32": 1e-4, "tf32": 5e-3, "f16": 1e-2}  # relative to the largest result
 STEPS = 3  # of training that are compared
@@ -81,7 +81,7 @@ def main() -> int:
 
 def tests() -> bool:
     """Whether the tests of GPU code pass on the device."""
-    present = [name for name in TESTS if (ROOT / name).exists()]
+    present = [str(path) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "tests.on_gpu", *present], cwd=ROOT).returncode == 0
 
 

@@ -13,6 +13,7 @@ from compiler.target import TargetError, halves
 from runtime import cuda, devices, format
 from runtime.errors import NetcError
 from runtime.execute import Executable
+from tests.netc.command import netc as command
 
 NET = """
 lang 1
@@ -112,6 +113,22 @@ def test_a_device_that_an_artifact_is_not_for(net, target, device, code, says):
     with pytest.raises(NetcError) as caught:
         Executable(net.build("run", target), device)
     assert caught.value.code == code and says in caught.value.message
+
+
+@needs_gcc
+def test_verbs_take_a_device(net, fat, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "_driver", lambda: "no NVIDIA GPU (no driver: libcuda.so.1)")
+    monkeypatch.setenv("NETC_CUDA_GRAPH", "1")
+    np.save(tmp_path / "image.npy", np.ones((2, 1, 6, 6), "f4"))
+    given = "--input", f"image={tmp_path}/image.npy"
+    shown = {device: command("run", fat.path, *given, "--device", device, "--no-graph") for device in ("auto", "cpu", "cuda-emulator")}
+    assert len({done.out for done in shown.values()}) == 1 and all(done.code == 0 for done in shown.values()), shown
+    for arguments, code in ((("run", fat.path, *given, "--device", "cuda"), "E0745"), (("run", fat.path, "--device", "gpu"), "E0453"),
+                            (("time", net.path, "--device", "cuda"), "E0720")):
+        done = command(*arguments, cwd=tmp_path)
+        assert done.code and f"error[{code}]" in done.err, done.err
+    timed = command("time", fat.path, "--device", "cuda-emulator", "--json")
+    assert timed.code == 0 and '"kernels"' in timed.out, timed.err
 
 
 def test_a_gpu_that_is_not_there(net, fat, monkeypatch):

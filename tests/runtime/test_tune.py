@@ -117,9 +117,10 @@ def test_the_fastest_is_remembered_in_the_file(place, tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "_seconds", seconds)
     monkeypatch.setattr(Executable, "bind", marked)
     done = command("tune", "t.netb", "--device", "cuda-emulator", "--batch", 3, cwd=tmp_path)
-    assert done.code == 0 and "on cuda-emulator at batch 3" in done.out, done.err
+    here = Executable(before, "cuda-emulator").place
+    assert done.code == 0 and f"on {here} at batch 3" in done.out, done.err
     after = format.read(tmp_path / "t.netb")
-    assert after.manifest["tuned"] == {"device": "cuda-emulator", "batch": 3} and "tuned" not in before.manifest
+    assert after.manifest["tuned"] == {"device": here, "batch": 3} and "tuned" not in before.manifest
     chosen = [[k["variants"].index(k["function"]) for k in after.manifest["programs"][p]["kernels"]] for p in ("run", "step")]
     assert chosen[0][0] == 0 and 2 in chosen[0] and set(chosen[1]) <= {0, 1, 2}
     assert after.members == before.members and after.manifest["halves"] == before.manifest["halves"]

@@ -1,10 +1,14 @@
 """Every distinct convolution of GoogLeNet, with bias and ReLU, ours beside ONNX Runtime's blocked one, one thread each.
 
     python benchmarks/conv.py [--batch 1] [--repeats 15] [--exact] [--layers 3a 4e] [--json FILE]
+    python benchmarks/conv.py --gradients [--batch 16] [--layers …]
 
 Both kernels run alone in this process, interleaved, on tensors that stay in place; medians of processor time. `speed`
 is ONNX Runtime's time divided by ours: above 1 we are faster. GFLOP/s count the direct sum, whatever the algorithm;
-`--exact` leaves Winograd's out. The total weighs each shape by how often GoogLeNet has it.
+`--exact` leaves Winograd's and Fourier's out. The total weighs each shape by how often GoogLeNet has it.
+
+`--gradients` measures the kernels of a training step instead: each convolution, its gradient of the input and of the weight
+(with the bias's), and what share of the forward's GFLOP/s the gradients reach.
 """
 
 import argparse
@@ -24,6 +28,7 @@ import onnxruntime  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 import netc  # noqa: E402
+from runtime.measure import random_feeds  # noqa: E402
 
 # Inputs, size of the map, outputs of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection (Szegedy et al. 2015).
 INCEPTION = {"3a": (192, 28, 64, 96, 128, 16, 32, 32), "3b": (256, 28, 128, 128, 192, 32, 96, 64),
@@ -76,6 +81,46 @@ def ours(shape: Shape, batch: int, folder: str, off: tuple[str, ...]):
     number = max(i for i, kernel in enumerate(exe.programs["run"]["kernels"]) if CONVS & set(kernel["ops"]))
     bound()
     return lambda: bound(number, number + 1), bound, x, exe.parameters.tensors("weight"), seconds
+
+
+def gradients(shape: Shape, batch: int, repeats: int, folder: str) -> dict[str, float]:
+    """GFLOP/s of a convolution in training, of its gradient of the input, and of that of weight and bias; medians."""
+    c, o, size, k, stride, pad = shape
+    path = Path(folder) / "step.net"
+    body = text(shape).replace("  output pooled", "  label class: i32[N] in 10\n  output pooled").replace(
+        "\n}", "\n  loss cross_entropy(pooled -> global_avg_pool -> flatten -> dense(10), class)\n}")
+    path.write_text(body + f"""
+data d {{ source = "npz:d.npz", batch = {batch} }}
+
+train fit {{ net = layer, data = d, optimizer = sgd(lr = 0.01), run = 1 epochs }}
+""")
+    exe = netc.load(path).compile("train")
+    bound = exe.bind("step", random_feeds(exe, "step", dict.fromkeys(exe.programs["step"]["symbols"], batch)))
+    bound()
+    out = (size + 2 * pad - k) // stride + 1
+    flops, found = 2 * batch * o * out * out * c * k * k, {}
+    for op in ("conv", "conv_input_grad", "conv_weight_grad"):
+        kernels = [i for i, kernel in enumerate(exe.programs["step"]["kernels"])
+                   if op in kernel["ops"] and any(layer.startswith("y") for layer in kernel["layers"])]
+        if kernels:
+            times = [seconds_of(lambda: [bound(i, i + 1) for i in kernels], 1) for _ in range(repeats)]
+            found[op] = flops / statistics.median(times) / 1e9
+    return found
+
+
+def compare_gradients(options: argparse.Namespace) -> None:
+    """The table of `--gradients`."""
+    print(f"{'layer':<9} {'shape':<28}{'forward':>9}{'input':>9}{'ratio':>7}{'weight':>9}{'ratio':>7}")
+    for shape, (name, _) in shapes().items():
+        if not name.startswith(tuple(options.layers)):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = gradients(shape, options.batch, options.repeats, folder)
+        c, o, size, k, stride, _ = shape
+        title = f"{c}->{o} {size}x{size} {k}x{k}" + (f" /{stride}" if stride > 1 else "")
+        cells = "".join(f"{found[op]:9.1f}{found[op] / found['conv']:7.2f}" if op in found else f"{'':>16}"
+                        for op in ("conv_input_grad", "conv_weight_grad"))
+        print(f"{name:<9} {title:<28}{found['conv']:9.1f}{cells}", flush=True)
 
 
 def session(nodes: list, tensors: dict[str, np.ndarray], x: np.ndarray, out: tuple[int, ...]):
@@ -161,9 +206,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--layers", nargs="+", default=[""])
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     print(machine())
+    if options.gradients:
+        compare_gradients(options)
+        return
     print(f"{'layer':<9} {'shape':<28} {'ours ms':>9} {'GFLOP/s':>8} {'ORT ms':>9} {'GFLOP/s':>8} {'speed':>6}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -47,7 +47,8 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     data section's. off: passes to leave out. memory: the largest arena that a program may take at its design batch, None
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
-    batches: those for which `run` has variants of its own, on CPUs. variants: how many ways to make a GPU's kernel are held, for `netc tune` to choose from. fast_math: of a GPU's compiler,
+    batches: those for which `run` has variants of its own, on CPUs. variants: how many ways to make a GPU's kernel are held,
+    for `netc tune` to choose from. fast_math: of a GPU's compiler,
     quicker and less exact division, square roots and functions.
     Returns manifest and members, of the parameters the constants only.
 

@@ -17,13 +17,15 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.layout import PLAIN
-from compiler.schedule.cpu_loops import (PARALLEL_NS, Piece, ceildiv, i64, inside, loops, pieces, rows_per_tile, static,
-                                         window_plane)
+from compiler.schedule.cpu_loops import (PARALLEL_NS, Piece, ceildiv, draft, i64, inside, loops, pieces, rows_per_tile, static,
+                                         touched, window_plane)
+from compiler.schedule.cpu_tile import prefetch
 from compiler.schedule.kernel import Kernel
 from compiler.target import Cpu
 
 MACS_PER_NS = 25     # of one core, to decide whether threads pay
 FEW_UNITS = 8        # tiles of positions below which outputs are the outer loop
+FETCH_CYCLES = 300   # from memory to the first cache
 UNROLLED_TAPS = 8    # kernel columns up to which the innermost reduction is unrolled
 
 
@@ -262,6 +264,8 @@ class _Convolution:
             for acc in sums:
                 with T.vectorized(0, lanes) as lane:
                     T.buffer_store(acc, start, [i, lane])
+        if g.pointwise and not self.tall and not self.kernel.segments:
+            self._fetch(n, first_output + self._ahead(m, piece) * m, m, y, x, piece)
         unroll = g.kernel[1] <= UNROLLED_TAPS
         with loops([channels, g.kernel[0]]) as (c, ky):
             with loops([g.kernel[1]], T.unroll if unroll else T.serial) as (kx,):
@@ -281,6 +285,22 @@ class _Convolution:
 
         with T.unroll(0, i64(m)) as i:
             self.kernel.each(first_output + i, lambda store: finish(i, store))
+
+    def _ahead(self, m: int, piece: Piece) -> int:
+        """How many tiles ahead what results need is fetched."""
+        steps = self.g.channels // self.g.groups * prod(self.g.kernel)
+        return ceildiv(FETCH_CYCLES, steps * m * len(piece.starts) // 2)
+
+    def _fetch(self, n: Any, o: Any, m: int, y: Any, x: Any, piece: Piece) -> None:
+        """Brings near what storing a tile reads and writes: as many rows of memory as it has outputs, one after the other,
+        are too many for the hardware to foresee."""
+        first, last = piece.starts[0], piece.starts[-1] + self.cpu.lanes
+        for at in range(first, last, 16):
+            with T.unroll(0, i64(m)) as i:
+                row, column = self._place(y, x + at, i64(0))
+                index = self._result(n, o + i, row, column)
+                for element in touched(draft(lambda: self.kernel.store(index, tirx.const(0.0, "float32")))):
+                    prefetch(element)
 
     def _place(self, y: Any, x: Any, lane: Any) -> tuple[Any, Any]:
         """Row and column of a lane; where rows are tiled together, `x` counts their lanes."""

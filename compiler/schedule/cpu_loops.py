@@ -260,6 +260,20 @@ def accesses(node: Any) -> list[Any]:
     return out
 
 
+def touched(node: Any) -> list[Any]:
+    """The elements of buffers that a statement loads or stores, each once."""
+    found = []
+    for one in walk(node):
+        if isinstance(one, TensorLoad):
+            found.append(one)
+        elif isinstance(one, tirx.BufferStore):
+            found.append(one.buffer[tuple(one.indices)])
+    kept: dict[Any, Any] = {}
+    for one in found:
+        kept.setdefault(one.source.data, one)
+    return list(kept.values())
+
+
 def strides(make: Callable[[Any], Any]) -> set[int | None]:
     """By how much the accesses in `make(i)` move when i grows by one; None stands for: not by one number."""
     i = tirx.Var("i", "int64")

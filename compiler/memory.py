@@ -106,6 +106,10 @@ def plan(lifetimes: Sequence[Lifetime]) -> Plan:
         offsets |= {name: base + growth * at for name, at in zip(classes[growth], stack.starts)}
         base = base + growth * int(stack.heights.max())
     tops = dict(zip((life.name for life in pieces), accumulate((_aligned(life.bytes) for life in pieces))))
+    # Small tensors that outlive the first pieces would lie below them all: what is little lies above.
+    above = int(_fit([], list(constant.values()))[1].heights.max()) if pieces else 0
+    if above <= (NEAR - 1) * max(tops.values(), default=0):
+        tops = {name: top + above for name, top in tops.items()}
     fixed = [place for life in pieces for place in _pieces(life, tops[life.name])]
     up, down = _fit(list(growing.values()), list(constant.values()), fixed)
     size = base + dims.maximum(*(main * a + b for a, b in _envelope(up.heights.tolist(), down.heights.tolist())))

@@ -140,9 +140,12 @@ def test_lowered_programs_overwrite_nothing_that_is_read(name):
 
 
 @pytest.mark.parametrize("name", sorted(LARGE))
-def test_plans_of_large_nets_overwrite_nothing_that_is_read(name):
+def test_plans_of_large_nets_overwrite_nothing_that_is_read_and_are_near_the_bound(name):
     for graph in programs_of(name, name in TRAINED, **LARGE[name]).values():
-        replay(planned(graph), 2)
+        program = planned(graph)
+        replay(program, 2)
+        for batch in (1, 2, 16, 256):
+            assert evaluate(program.plan.size, {"N": batch}) <= 1.1 * max_live(program.lives, {"N": batch})
 
 
 @given(nets())

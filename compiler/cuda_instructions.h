@@ -207,11 +207,11 @@ NETC_INSTRUCTION float netc_tf32(float value) {
 
 #endif
 
-static __device__ inline void netc_copy_16(void* to, const void* from) {
+static __device__ __forceinline__ void netc_copy_16(void* to, const void* from) {
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
 }
 
-static __device__ inline bool netc_last_block(unsigned* counter, int blocks) {
+static __device__ __forceinline__ bool netc_last_block(unsigned* counter, int blocks) {
   __shared__ bool netc_last[1];
   __syncthreads();
   if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {

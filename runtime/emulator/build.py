@@ -190,7 +190,8 @@ def place_of(library_path: Path, offset: int) -> str | None:
     """The line of kernels.cu at a code offset of a library, e.g. "line 812", where binutils are there to tell."""
     if not offset or not shutil.which("addr2line"):
         return None
-    done = subprocess.run(["addr2line", "-e", str(library_path), hex(offset)], capture_output=True, text=True,
+    # Of a function that was inlined, the line from which it is called.
+    done = subprocess.run(["addr2line", "-i", "-e", str(library_path), hex(offset)], capture_output=True, text=True,
                           check=False)
-    number = re.search(r"kernels\.cu:(\d+)", done.stdout)
-    return f"line {number[1]}" if number else None
+    lines = re.findall(r"kernels\.cu:(\d+)", done.stdout)
+    return f"line {lines[-1]}" if lines else None

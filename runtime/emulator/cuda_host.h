@@ -5,7 +5,7 @@
 
 #define __global__ __attribute__((noinline))  // in a launcher its accesses would not be checked
 #define __device__
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ EMULATOR_INLINE
 #define __launch_bounds__(...)
 #define __restrict__
 

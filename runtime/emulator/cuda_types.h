@@ -7,6 +7,8 @@
 
 // Without a check of each access. Such a function is not inlined into one with checks.
 #define EMULATOR_PLAIN __attribute__((no_sanitize("thread")))
+// Accesses count for the line that calls it.
+#define EMULATOR_INLINE __attribute__((always_inline)) inline
 
 using uint = unsigned;
 using uchar = unsigned char;
@@ -14,10 +16,10 @@ using ushort = unsigned short;
 
 #define EMULATOR_VECTOR_2(scalar, name, bytes)                 \
   struct __attribute__((aligned(bytes))) name { scalar x, y; }; \
-  inline name make_##name(scalar x, scalar y) { return {x, y}; }
+  EMULATOR_INLINE name make_##name(scalar x, scalar y) { return {x, y}; }
 #define EMULATOR_VECTOR_4(scalar, name, bytes)                       \
   struct __attribute__((aligned(bytes))) name { scalar x, y, z, w; }; \
-  inline name make_##name(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
+  EMULATOR_INLINE name make_##name(scalar x, scalar y, scalar z, scalar w) { return {x, y, z, w}; }
 EMULATOR_VECTOR_2(float, float2, 8)
 EMULATOR_VECTOR_4(float, float4, 16)
 EMULATOR_VECTOR_2(double, double2, 16)
@@ -76,10 +78,10 @@ EMULATOR_PLAIN inline float FromBfloat16(uint16_t value) { return Real(uint32_t(
 
 // Arithmetic is that of float, rounded: for one operation the same as in the type itself.
 #define EMULATOR_OPERATOR(name, op) \
-  inline name operator op(name a, name b) { return float(a) op float(b); } \
-  inline name& operator op##=(name& a, name b) { return a = a op b; }
+  EMULATOR_INLINE name operator op(name a, name b) { return float(a) op float(b); } \
+  EMULATOR_INLINE name& operator op##=(name& a, name b) { return a = a op b; }
 #define EMULATOR_COMPARISON(name, op, word) \
-  inline bool operator op(name a, name b) { return float(a) op float(b); } \
+  EMULATOR_INLINE bool operator op(name a, name b) { return float(a) op float(b); } \
   inline bool __h##word(name a, name b) { return a op b; }
 #define EMULATOR_UNARY(name, function, expression) \
   inline name function(name value) { float x = value; return float(expression); }
@@ -88,17 +90,17 @@ EMULATOR_PLAIN inline float FromBfloat16(uint16_t value) { return Real(uint32_t(
     uint16_t bits;                                                                                             \
     name() = default;                                                                                          \
     template <class T, class = decltype(float(T()))>                                                           \
-    name(T value) : bits(emulator::To(float(value))) {}                                                        \
-    operator float() const { return emulator::From(bits); }                                                    \
+    EMULATOR_INLINE name(T value) : bits(emulator::To(float(value))) {}                                        \
+    EMULATOR_INLINE operator float() const { return emulator::From(bits); }                                    \
   };                                                                                                           \
   EMULATOR_VECTOR_2(name, pair, 4)                                                                             \
   EMULATOR_VECTOR_4(name, quad, 8)                                                                             \
   EMULATOR_OPERATOR(name, +) EMULATOR_OPERATOR(name, -) EMULATOR_OPERATOR(name, *) EMULATOR_OPERATOR(name, /)   \
   EMULATOR_COMPARISON(name, ==, eq) EMULATOR_COMPARISON(name, !=, ne) EMULATOR_COMPARISON(name, <, lt)          \
   EMULATOR_COMPARISON(name, >, gt) EMULATOR_COMPARISON(name, <=, le) EMULATOR_COMPARISON(name, >=, ge)          \
-  inline name operator-(name value) { value.bits ^= 0x8000; return value; }                                    \
-  inline name max(name a, name b) { return a > b ? a : b; }                                                    \
-  inline name min(name a, name b) { return a < b ? a : b; }                                                    \
+  EMULATOR_INLINE name operator-(name value) { value.bits ^= 0x8000; return value; }                                    \
+  EMULATOR_INLINE name max(name a, name b) { return a > b ? a : b; }                                                    \
+  EMULATOR_INLINE name min(name a, name b) { return a < b ? a : b; }                                                    \
   inline unsigned __pack_##pair(name x, name y) { return unsigned(y.bits) << 16 | x.bits; }                     \
   inline name __hfma(name a, name b, name c) { return float(fma(double(float(a)), float(b), double(float(c)))); } \
   inline name hpow(name a, name b) { return powf(a, b); }                                                      \

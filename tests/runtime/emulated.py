@@ -1,6 +1,7 @@
 """Small kernels written by hand, run by the emulator on numpy arrays."""
 
 import ctypes
+import re
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 import compiler
 from runtime.emulator import build
-from runtime.emulator.device import EmulatedArray, _order
+from runtime.emulator.device import EmulatedArray, _base, _order
 
 INSTRUCTIONS = (Path(compiler.__file__).parent / "cuda_instructions.h").read_text()
 
@@ -25,8 +26,10 @@ class Kernels:
         self.source = header + ";\n".join([*heads, ""]) + "\n".join(bodies)
         ctypes.CDLL(str(Path(find_spec("tvm_ffi").origin).parent / "lib" / "libtvm_ffi.so"), ctypes.RTLD_GLOBAL)
         functions = defaultdict(lambda: {"args": [], "launch": []})
-        self.library = ctypes.CDLL(str(build.library(self.source, functions, check)))
+        self.path = build.library(self.source, functions, check)
+        self.library = ctypes.CDLL(str(self.path))
         self.library.emulator_fault.restype = ctypes.c_char_p
+        self.library.emulator_fault_code.restype = ctypes.c_size_t
         self.order(order)
 
     def order(self, text: str) -> None:
@@ -47,3 +50,9 @@ class Kernels:
         for there, here in zip(held, after):
             ctypes.memmove(here.ctypes.data, there.address, here.nbytes)
         return after
+
+    def line(self, fault: str) -> str:
+        """The line of the source where a fault of the last run was found."""
+        code = self.library.emulator_fault_code()
+        place = build.place_of(self.path, code - _base(self.library) - 1) if code else re.search(r"line \d+", fault)[0]
+        return self.source.splitlines()[int(place.removeprefix("line ")) - 1]

@@ -162,6 +162,10 @@ def test_a_planted_fault_is_found(kernels, run, table, name):
         assert isinstance(found, str), (order, found)
         assert found.startswith(f"kernel `{kernel}`: ") and re.search(table[name][2], found), (order, found)
         assert re.search(r"thread \(\d+, 0, 0\) of block \(\d, 0, 0\)", found), found
+    if shutil.which("addr2line"):
+        right = PRODUCT if run is product else PARTS
+        line = kernels.line(found).strip()
+        assert line in right or table[name][1].strip() in line or line in table[name][1], line
 
 
 @pytest.mark.parametrize("name", WRONG)

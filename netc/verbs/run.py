@@ -6,6 +6,8 @@ import click
 
 from netc.options import CHECK, GRAPH, device, read_array
 
+SMALL = 500_000_000  # floating-point operations that a core does in some ten milliseconds
+
 
 @click.command(epilog="\b\nExamples:\n  netc run digits.netb --input image=seven.png"
                "\n  netc run x.netb --input image=@a.npy --expect p=@b.npy --atol 1e-4\n  netc run x.netb --input image=@a.npy --output p=@p.npy")
@@ -27,14 +29,17 @@ def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], ex
     import os
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads: never used here, and slow to start
     from runtime.errors import NetcError
+    from runtime import format
     from runtime.execute import Executable, use_threads
-    use_threads(threads)
-    exe = Executable.load(artifact, device)
-    entries = {e["name"]: e for e in exe.manifest["inputs"] if e["role"] == "input"}
+    found = format.read(artifact, held=False)
+    entries = {e["name"]: e for e in found.manifest["inputs"] if e["role"] == "input"}
     for name, _ in _pairs(inputs):
         if name not in entries:
             raise NetcError("E0612", f"`{name}` is no input of {artifact}", "its inputs are " + ", ".join(f"`{known}`" for known in entries))
     feeds = {name: read_array(path, entries[name]) for name, path in _pairs(inputs)}
+    asked = threads or os.environ.get("NETC_NUM_THREADS")
+    use_threads(threads if asked or not _small(found.manifest, feeds) else 1)
+    exe = Executable(found, device)
     results = exe.call("run", feeds)
     for name, _ in [*_pairs(outputs), *_pairs(expected)]:
         if name not in results:
@@ -45,6 +50,14 @@ def command(artifact: str, inputs: tuple[str, ...], outputs: tuple[str, ...], ex
         _print(exe.manifest, results, as_json)
     met = [_compare(name, results[name], read_array(path), atol, rtol) for name, path in _pairs(expected)]
     return 0 if all(met) else 1
+
+
+def _small(manifest: dict, feeds: dict) -> bool:
+    """Whether a single call takes less time than starting threads for it would."""
+    from runtime.format import size
+    program = manifest["programs"].get("run", {"symbols": [], "kernels": []})
+    examples = max((len(array) for array in feeds.values() if array.ndim), default=1)
+    return sum(size(kernel["flops"], dict.fromkeys(program["symbols"], examples)) for kernel in program["kernels"]) < SMALL
 
 
 def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from compiler import dims
 from compiler.gpus import GPUS
 from compiler.group import is_leaf, is_view
-from compiler.ir import Graph, Node
+from compiler.ir import LOW, Graph, Node
 from compiler.layout import PLAIN
 from compiler.ops import REGISTRY, namespace
+
+PRODUCTS = ("conv", "matmul")  # of their first two operands
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Machine:
     cache: int = 512 << 10
     pairs: frozenset[tuple[str, str]] = frozenset()
     channels_last: bool = False  # whether schedules like the channels of a position together in memory
+    low: float = 1.0  # how many times as many FLOP/s products of 16 bits reach
     near: float = 0.0  # bytes/s from caches, for kernels that touch `few` bytes at most
     few: int = -1
 
@@ -88,6 +91,7 @@ def seconds(graph: Graph, nodes: Iterable[Node], machine: Machine, batch: int) -
         for type in {i: graph[i].type for i in node.inputs}.values():
             moved = moved + type.bytes
         env = {s: batch for s in dims.symbols(flops) | dims.symbols(moved)}
-        total += max(dims.evaluate(flops, env) / machine.flops, dims.evaluate(moved, env) / machine.bandwidth)
+        fast = machine.low if node.op in PRODUCTS and all(t.dtype in LOW for t in types[:2]) else 1.0
+        total += max(dims.evaluate(flops, env) / (machine.flops * fast), dims.evaluate(moved, env) / machine.bandwidth)
         total += machine.launch
     return total

@@ -18,12 +18,15 @@ from compiler.dims import Dim
 class Layout:
     """block: how many neighbours along `axis` lie together, innermost (1: as the shape says, row-major); channels of an
     activation are axis 1, outputs of a weight axis 0. halo: rows above, columns left, rows below, columns right of each
-    map that hold zeros. order: the axes, outermost first, where that is not as the shape says; then without block and halo."""
+    map that hold zeros. order: the axes, outermost first, where that is not as the shape says; then without block and halo.
+    pair: of a blocked weight, how many neighbouring inputs lie together, innermost: instructions that sum two products of 16
+    bits take them so."""
 
     block: int = 1
     axis: int = 1
     halo: tuple[int, int, int, int] = (0, 0, 0, 0)
     order: tuple[int, ...] = ()
+    pair: int = 1
 
     def extents(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
         """What is allocated for a tensor of this shape, outermost first."""
@@ -37,6 +40,9 @@ class Layout:
         if self.block > 1:
             sizes[self.axis] = sizes[self.axis] // self.block
             sizes.append(self.block)
+        if self.pair > 1:
+            sizes[1] = sizes[1] // self.pair
+            sizes.append(self.pair)
         return tuple(sizes)
 
     def strides(self, shape: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -45,7 +51,8 @@ class Layout:
         extents = self.extents(shape)
         order = list(range(len(extents)))
         if self.block > 1 and self.axis == 0:
-            order = [0, *order[2:-1], 1, order[-1]]
+            behind = len(order) - 2 if self.pair > 1 else len(order) - 1
+            order = [0, *order[2:behind], 1, *order[behind:]]
         steps: list[Dim] = [1] * len(extents)
         for inner, axis in reversed(list(zip(order[1:], order))):
             steps[axis] = steps[inner] * extents[inner]
@@ -59,6 +66,9 @@ class Layout:
             return tuple(index)
         at = index[self.axis]
         blocked = [i // self.block if axis == self.axis else i for axis, i in enumerate(index)]
+        if self.pair > 1:
+            inputs = blocked[1]
+            return (blocked[0], inputs // self.pair, *blocked[2:], at % self.block, inputs % self.pair)
         return (*blocked, at % self.block)
 
     def logical(self, index: Sequence[Any]) -> tuple[Any, ...]:
@@ -67,11 +77,15 @@ class Layout:
             return tuple(index[self.order.index(axis)] for axis in range(len(index)))
         if self.block == 1:
             return tuple(index)
+        if self.pair > 1:
+            outputs, inputs, *taps, lane, which = index
+            return (outputs * self.block + lane, inputs * self.pair + which, *taps)
         *outer, lane = index
         return tuple(i * self.block + lane if axis == self.axis else i for axis, i in enumerate(outer))
 
     def __str__(self) -> str:
         words = [f"axis {self.axis} by {self.block}"] if self.block > 1 else []
+        words += [f"inputs by {self.pair}"] if self.pair > 1 else []
         words += ["order " + ",".join(map(str, self.order))] if self.order else []
         words += ["halo " + ",".join(map(str, self.halo))] if any(self.halo) else []
         return " ".join(words) or "plain"

@@ -43,10 +43,11 @@ class Options:
     scratch: Mapping[str, Dim] = field(default_factory=dict)
     search: float = 0.0
     precision: str = "f32"  # of operands of products, and of what lies between layers
+    low: float = 1.0  # how many times as fast as in f32 products of bf16 are
     steps: list[Step] = field(default_factory=list, compare=False)  # what the passes did, in order
 
     def context(self, training: bool, packed: bool = True) -> Context:
-        machine = MACHINES[self.machine]
+        machine = replace(MACHINES[self.machine], low=self.low)
         return Context(lambda graph, nodes: seconds(graph, nodes, machine, self.batch), self.batch, training, packed,
                        self.block, machine, self.exact, self.memory, self.scratch, self.search,
                        lambda graph: predicted(graph, self), self.precision)

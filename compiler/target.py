@@ -22,7 +22,8 @@ class Cpu:
     """A CPU as schedules see it.
 
     lanes: f32 elements of a vector register; registers: how many vector registers there are; l1, l2: bytes of cache a
-    core has; llvm: the target dict handed to TVM.
+    core has; llvm: the target dict handed to TVM. bf16: how it multiplies bf16: "" for not at all, "dot" for sums of two
+    products in each lane (AVX512-BF16), "tiles" for products of matrices (AMX).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Cpu:
     llvm: dict
     l1: int = 32 << 10
     l2: int = 512 << 10
+    bf16: str = ""
 
 
 X86 = "x86_64-unknown-linux-gnu"
@@ -46,9 +48,13 @@ CPUS = {
     "generic": Cpu("cpu:generic", 4, 16, _llvm(X86, "x86-64")),
     "x86-64-v3": Cpu("cpu:x86-64-v3", 8, 16, _llvm(X86, "x86-64-v3")),
     "x86-64-v4": Cpu("cpu:x86-64-v4", 16, 32, _llvm(X86, "x86-64-v4")),
+    "cooperlake": Cpu("cpu:cooperlake", 16, 32, _llvm(X86, "cooperlake"), l2=1 << 20, bf16="dot"),
+    "sapphirerapids": Cpu("cpu:sapphirerapids", 16, 32, _llvm(X86, "sapphirerapids"), l1=48 << 10, l2=2 << 20, bf16="tiles"),
     "aarch64": Cpu("cpu:aarch64", 4, 32, _llvm(ARM, "cortex-a72")),
 }
-VECTOR_FEATURES = {"avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq", "avx512_bf16"}
+VECTOR_FEATURES = {"avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bw", "avx512dq"}
+# What kernels use of the features of a CPU to multiply bf16, by Linux's names: by no other way do these get into code.
+BF16 = {"": set(), "dot": {"avx512_bf16"}, "tiles": {"amx_tile", "amx_bf16"}}
 
 
 def halves(text: str) -> list[str]:
@@ -90,7 +96,9 @@ def host() -> Cpu:
     # A virtual machine may hide features its CPU has: then LLVM must not compile for that CPU by name.
     if flags is not None and not set(required_features(replace(base, llvm=llvm))) <= flags:
         llvm = base.llvm
-    return replace(base, name="cpu", llvm=llvm, l1=_cache(1, base.l1), l2=_cache(2, base.l2))
+    bf16 = next((kind for kind in ("tiles", "dot") if flags and base.lanes == 16 and BF16[kind] <= flags), "")
+    bf16 = bf16 if llvm is not base.llvm else ""  # which LLVM has to know of
+    return replace(base, name="cpu", llvm=llvm, bf16=bf16, l1=_cache(1, base.l1), l2=_cache(2, base.l2))
 
 
 def required_features(cpu: Cpu) -> list[str]:
@@ -99,7 +107,7 @@ def required_features(cpu: Cpu) -> list[str]:
 
     if not cpu.llvm["mtriple"].startswith("x86_64"):
         return []
-    return sorted({str(feature) for feature in codegen.llvm_get_cpu_features(Target(cpu.llvm))} & VECTOR_FEATURES)
+    return sorted({str(feature) for feature in codegen.llvm_get_cpu_features(Target(cpu.llvm))} & VECTOR_FEATURES | BF16[cpu.bf16])
 
 
 def _flags() -> frozenset[str]:

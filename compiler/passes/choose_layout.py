@@ -36,7 +36,7 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
     for name in blocked:
         graph.layouts[name] = Layout(context.block)
     for conv in convs:
-        _pack(graph, conv, context.block)
+        _pack(graph, conv, context)
     return [Rewrite(f"{len(convs)} convolutions make {context.block} channels at once, {len(blocked)} tensors keep them "
                     "together", layers(*convs), True, gain)]
 
@@ -117,13 +117,20 @@ def _waste(conv: Node, lanes: int) -> float:
     return -(-width // lanes) * lanes / width - 1
 
 
-def _pack(graph: Graph, conv: Node, block: int) -> None:
-    """Gives a convolution a copy of its weight in which `block` outputs lie together."""
-    weight = graph[conv.inputs[1]]
+def _pack(graph: Graph, conv: Node, context: Context) -> None:
+    """Gives a convolution a copy of its weight in which outputs of a block lie together, and where the target multiplies bf16
+    by pairs, two inputs."""
+    block, weight = context.block, graph[conv.inputs[1]]
     if weight.op == "winograd_weight":
         return
     name = f"{weight.name}/outputs_by_{block}"
     if name not in graph:
         graph.add(replace(weight, name=name, op="copy", inputs=(weight.name,), attrs={}, origins=conv.origins))
-        graph.layouts[name] = Layout(block, axis=0)
+        graph.layouts[name] = Layout(block, axis=0, pair=2 if _by_pairs(graph, conv, context) else 1)
     graph.update(conv.name, inputs=(conv.inputs[0], name, *conv.inputs[2:]))
+
+
+def _by_pairs(graph: Graph, conv: Node, context: Context) -> bool:
+    types = [graph[i].type for i in conv.inputs[:2]]
+    return (context.machine.low > 1 and all(t.dtype == "bf16" for t in types) and conv.op == "conv"
+            and conv.attrs["groups"] == 1 and types[1].shape[1] % 2 == 0)

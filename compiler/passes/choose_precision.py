@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from compiler.cost import PRODUCTS
 from compiler.group import is_view
 from compiler.ir import LOW, Graph, Node, TensorType
 from compiler.ops import REGISTRY
@@ -18,7 +19,6 @@ from compiler.passes.price import all_fixed
 from runtime.errors import NetcError
 
 PRECISIONS = ("f32", *sorted(LOW), "tf32")
-PRODUCTS = ("conv", "matmul")  # of their first two operands
 # What may be rounded behind it, as it stores: it moves values, takes one of several, a mean, or bends them.
 FOLLOW = ("add", "avg_pool", "broadcast_to", "clip", "concat", "copy", "elu", "flatten", "gelu", "hard_sigmoid", "hard_swish",
           "hard_tanh", "leaky_relu", "max", "max_pool", "maximum", "mean", "minimum", "mul", "neg", "pad", "relu", "relu6",

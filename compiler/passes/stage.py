@@ -76,6 +76,8 @@ def _unfit(graph: Graph, pair: Pair, context: Context) -> str:
         "its kernel makes other tensors too": len(group.results) > 1,
         "something is staged in it already": bool(group.staged),
         "it reads its operands through other work": bool(group.inlined),
+        "its products are made by pairs of inputs": any(
+            graph.layouts.get(conv.inputs[1], PLAIN).pair > 1 for conv in convs),
         "its vectors do not hold channels": pair.made.type.shape[1] % context.block or any(
             graph.layouts.get(conv.inputs[1], PLAIN).block != context.block for conv in convs),
     }

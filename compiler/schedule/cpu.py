@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from compiler.schedule.cpu_bf16 import emit_widened_conv
+from compiler.schedule.cpu_bf16_dot import emit_dot_conv
+from compiler.schedule.cpu_bf16_tiles import emit_tiled_conv
 from compiler.schedule.cpu_blocked import emit_blocked_conv
 from compiler.schedule.cpu_blocked_pool import emit_blocked_pool
 from compiler.schedule.cpu_channel_sum import emit_channel_sum
@@ -29,7 +31,7 @@ TEMPLATES: dict[str, tuple[Callable[[Kernel, Cpu, int], Work | bool | None], ...
     "avg_pool_grad": (emit_pool_grad,),
     "channel_sum": (emit_channel_sum,),
     "concat": (emit_concat,),
-    "conv": (emit_staged, emit_widened_conv, emit_blocked_conv, emit_conv),
+    "conv": (emit_staged, emit_tiled_conv, emit_dot_conv, emit_widened_conv, emit_blocked_conv, emit_conv),
     "conv_input_grad": (emit_conv_input_grad,),
     "conv_weight_grad": (emit_conv_weight_grad,),
     "fft_conv": (emit_fft_conv,),

@@ -62,8 +62,8 @@ def window(a: Any, source: Sequence[Any], out: Sequence[Any]) -> Window | None:
                   tuple(lo for lo, _ in a.pad), tuple(sizes[2:]))
 
 
-def blocked(layout: Any, cpu: Cpu, axis: int = 1) -> bool:
-    return layout.block == cpu.lanes and layout.axis == axis
+def blocked(layout: Any, cpu: Cpu, axis: int = 1, pair: int = 1) -> bool:
+    return layout.block == cpu.lanes and layout.axis == axis and layout.pair == pair
 
 
 def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
@@ -75,23 +75,23 @@ def emit_blocked_conv(kernel: Kernel, cpu: Cpu, batch: int) -> Work | None:
     if conv.depthwise:
         return Depthwise(conv).work(batch) if conv.reads(x) else None
     if conv.reads(x):
-        return _in_place(conv, batch)
+        return in_place(conv, batch)
     rows = band_rows(conv, cpu.l2 // 4, batch)
     return banded(conv, batch, rows, copied(conv, rows))
 
 
-def direct(kernel: Kernel, cpu: Cpu) -> Direct | None:
-    """The convolution of a kernel whose weight is blocked by the lanes of `cpu`, else None."""
+def direct(kernel: Kernel, cpu: Cpu, pair: int = 1, make: Callable[..., Direct] | None = None) -> Direct | None:
+    """The convolution of a kernel whose weight is blocked by the lanes of `cpu` (and by pairs of inputs), else None."""
     x, w = kernel.operands[:2]
     if len(kernel.shape) != 4 or not all(o.computed for o in kernel.operands):
         return None
-    if w.buffer is None or not blocked(w.layout, cpu, axis=0) or any(start % cpu.lanes for start, _ in kernel.segments):
+    if w.buffer is None or not blocked(w.layout, cpu, 0, pair) or any(start % cpu.lanes for start, _ in kernel.segments):
         return None
     view = window(kernel.a, x.shape[2:], kernel.shape[2:])
     channels, outputs = static(x.shape[1]), static(kernel.shape[1])
     if view is None or not channels or outputs // kernel.a.groups % cpu.lanes and kernel.a.groups < outputs:
         return None
-    return Direct(kernel, cpu, view, channels, outputs)
+    return (make or Direct)(kernel, cpu, view, channels, outputs)
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,10 @@ class Direct:
     def steps(self) -> int:
         """Of a reduction."""
         return self.inputs * prod(self.window.kernel)
+
+    def element(self, n: Any, block: Any, y: Any, x: Any, lane: Any) -> Any:
+        """Of the blocked operand, as `read` of `tile` gives it."""
+        return self.kernel.operands[0].at(n, block, y, x, lane)
 
     def reads(self, x: Any) -> bool:
         """Whether tiles can read operand `x` where it lies: blocked, its groups too, with a halo for all windows."""
@@ -219,7 +223,7 @@ class Direct:
 # --- a blocked input -------------------------------------------------------------------------------------------------
 
 
-def _in_place(conv: Direct, batch: int) -> Work:
+def in_place(conv: Direct, batch: int) -> Work:
     """Units are (image, chunk of rows, group of output blocks)."""
     kernel, view, (x, *_) = conv.kernel, conv.window, conv.kernel.operands
     flat = conv.flat(x)
@@ -235,7 +239,7 @@ def _in_place(conv: Direct, batch: int) -> Work:
         n, chunk, group, turn = parts(unit, chunks, conv.groups, tiles.units)
 
         def read(block: Any, lane: Any, y: Any, x_: Any) -> Any:
-            return x.at(n, block, i64(0), y, lane) if flat else x.at(n, block, y, x_, lane)
+            return conv.element(n, block, i64(0), y, lane) if flat else conv.element(n, block, y, x_, lane)
 
         def bounds(run: Run) -> tuple[Any, Any]:
             if chunks == 1:

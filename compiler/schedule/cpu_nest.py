@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -17,7 +18,6 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler import scalar
-from compiler.layout import Layout
 from compiler.ops.base import Operand, Reduce
 from compiler.schedule.cpu_loops import (PARALLEL_NS, ceildiv, cost_ns, draft, dtype_of, fused, i64, known, loops,
                                          static, strides, unflatten)
@@ -34,7 +34,7 @@ def emit_nest(kernel: Kernel, cpu: Cpu, batch: int) -> None:
     if isinstance(_value(kernel, zero), Reduce):
         _Reduction(kernel, cpu, batch).emit()
     elif kernel.layout.block > 1:
-        _emit_elements(Layout(kernel.layout.block, kernel.layout.axis).extents(kernel.shape), lambda at: kernel.store(
+        _emit_elements(replace(kernel.layout, halo=(0, 0, 0, 0)).extents(kernel.shape), lambda at: kernel.store(
             idx := kernel.layout.logical(at), _value(kernel, idx)), batch)
     else:
         _emit_elements(kernel.shape, lambda idx: kernel.store(tuple(idx), _value(kernel, idx)), batch)

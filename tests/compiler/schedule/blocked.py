@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,17 @@ def size_of(layout: Layout, shape: tuple[int, ...]) -> int:
 def view(memory: np.ndarray, layout: Layout, shape: tuple[int, ...]) -> np.ndarray:
     """The tensor's elements without its halo, by buffer index, in flat memory."""
     steps, origin = strides(layout, shape)
-    inner = Layout(layout.block, layout.axis).extents(shape)
+    inner = replace(layout, halo=(0, 0, 0, 0)).extents(shape)
     return np.lib.stride_tricks.as_strided(memory[origin:], inner, [s * memory.itemsize for s in steps])
 
 
 def to_buffer(array: np.ndarray, layout: Layout) -> np.ndarray:
     if layout.block == 1:
         return array
+    if layout.pair > 1:
+        outputs, inputs, *taps = array.shape
+        return array.reshape(outputs // layout.block, layout.block, inputs // layout.pair, layout.pair, *taps).transpose(
+            0, 2, 4, 5, 1, 3)
     split = list(array.shape)
     split[layout.axis:layout.axis + 1] = [split[layout.axis] // layout.block, layout.block]
     return np.moveaxis(array.reshape(split), layout.axis + 1, -1)
@@ -119,14 +123,14 @@ class Compiled:
                 def declare(i: int) -> Any:
                     t, layout = types[i]
                     steps, origin = strides(layout, t.shape)
-                    return T.decl_buffer(shape(Layout(layout.block, layout.axis).extents(t.shape)), STORED[t.dtype],
+                    return T.decl_buffer(shape(replace(layout, halo=(0, 0, 0, 0)).extents(t.shape)), STORED[t.dtype],
                                          data=T.address_of(memory[i][GUARD]), strides=list(shape(steps)),
                                          elem_offset=shape([origin])[0])
 
                 def scratch(extents: Any, dtype: str) -> Any:
-                    start = sum(self.scratch)
-                    self.scratch.append(-(-int(np.prod([int(e) for e in extents])) // 16) * 16)
-                    return T.decl_buffer(extents, dtype, data=arena.data, elem_offset=i64(start))
+                    start, bytes = sum(self.scratch), np.dtype(dtype).itemsize
+                    self.scratch.append(-(-int(np.prod([int(e) for e in extents])) * bytes // 64) * 16)
+                    return T.decl_buffer(extents, dtype, data=arena.data, elem_offset=i64(start * 4 // bytes))
 
                 buffers = [declare(i) for i in range(len(types))]
                 numbers = iter(range(len(types)))

@@ -27,7 +27,7 @@ from tests.compiler.schedule.blocked import HOST, N, PLAIN, Case, Compiled, Layo
 from tests.compiler.schedule.test_blocked import convolutions
 
 LANES = 16
-FEW = settings(max_examples=8, deadline=None, derandomize=True, database=None,
+FEW = settings(max_examples=5, deadline=None, derandomize=True, database=None,
                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture])
 
 # c + a[even] * b[even] + a[odd] * b[odd] in each lane, without the instruction.

@@ -82,8 +82,10 @@ class Tensors:
             return Operand(node.type, shape, lambda idx: value)
         if name in inlined:
             sources = [self.operand(i, inlined) for i in node.inputs]
+            # In which order neighbours of the sources lie, where they are as this.
+            layout = next((s.layout for s in sources if s.layout.order and s.type.shape == node.type.shape), PLAIN)
             return Operand(node.type, shape, lambda idx: REGISTRY[node.op].scalar(
-                scalar, namespace(node.attrs), *[s.broadcast(idx) for s in sources]))
+                scalar, namespace(node.attrs), *[s.broadcast(idx) for s in sources]), layout=layout)
         buffer, layout = self.buffers.get(name), layout_of(self.graph, name)
         return Operand(node.type, shape, lambda idx: scalar.widened(buffer[layout.physical(idx) or (0,)], node.type.dtype),
                        buffer, layout)

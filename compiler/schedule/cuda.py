@@ -12,10 +12,12 @@ from compiler.gpus import GPUS, USUAL, Gpu
 from compiler.ops.base import products
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
+from compiler.schedule.cuda_reduce import emit_reduce
 from compiler.schedule.cuda_index import Grid, bind, i32
 from compiler.schedule.kernel import Kernel
 
-# Tried in order. A template returns its blocks, or None where it does not apply; then the generic one makes the kernel.
+# Tried in order. A template returns its blocks, or None where it does not apply; then reductions and
+# the generic one make the kernel.
 TEMPLATES: dict[str, tuple[Callable[[Kernel, int, Gpu, int | None], Grid | None], ...]] = {
     "conv": (emit_conv,),
     "conv_input_grad": (emit_conv_input_grad,),
@@ -52,7 +54,7 @@ def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
     for template in templates:
         if grid := template(kernel, batch, gpu, threads):
             return grid
-    return emit_generic(kernel, batch, threads)
+    return emit_reduce(kernel, batch, gpu, threads) or emit_generic(kernel, threads)
 
 
 def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: Any, counter: int) -> None:

@@ -95,6 +95,26 @@ def split(flat: Any, extents: Sequence[int]) -> list[Any]:
     return [flat, *reversed(index)]
 
 
+def unflatten(flat: Any, extents: Sequence[Any]) -> list[Any]:
+    """The row-major index, in 64 bits, of a flat one: one 64-bit division, and 32-bit ones within the first axis."""
+    sizes = [static(extent) for extent in extents[1:]]
+    if not extents:
+        return []
+    if None in sizes or prod(sizes) >= 1 << 30:
+        index = []
+        flat = i64(flat)
+        for extent in reversed(extents[1:]):
+            index.append(tirx.truncmod(flat, i64(extent)))
+            flat = tirx.truncdiv(flat, i64(extent))
+        return [flat, *reversed(index)]
+    size = prod(sizes)
+    if size == 1:
+        return [i64(flat), *[i64(0)] * len(sizes)]
+    whole = tirx.const(size, str(flat.ty.dtype))
+    inner = bind(i32(tirx.truncmod(flat, whole)))
+    return [i64(tirx.truncdiv(flat, whole)), *map(i64, split(inner, sizes))]
+
+
 def both(*conditions: Any) -> Any:
     """All of them, None standing for what always holds."""
     there = [condition for condition in conditions if condition is not None]

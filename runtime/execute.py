@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import devices, format, native, threads
+from runtime import devices, format, native, threads, tiles
 from runtime.arrays import ALIGNMENT, Block, address, aligned
 from runtime.errors import NetcError
 from runtime.stored import Stored
@@ -447,6 +447,9 @@ def _check_machine(target: Mapping[str, Any], name: str) -> None:
     if missing:
         raise NetcError("E0609", f"{name} is compiled for {target['name']} and needs {', '.join(missing)}, which this "
                         "machine's CPU lacks", "compile it for this machine (--target cpu), or for cpu:generic")
+    if "amx_tile" in needed and not tiles.granted():
+        raise NetcError("E0609", f"{name} is compiled for {target['name']} and needs tile registers (AMX), which the system "
+                        "here does not let programs use", "compile it for cpu:cooperlake, or with --precision f32 for cpu:x86-64-v4")
 
 
 def use_threads(count: int | None) -> None:

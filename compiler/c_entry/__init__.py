@@ -85,6 +85,7 @@ class Entry:
     weight_bytes: int
     identity: bytes
     target: str
+    tiles: bool
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> Entry:
@@ -107,7 +108,8 @@ class Entry:
         return cls(net, tuple(arguments), tuple(names.values()),
                    tuple((condition, expression(form["arena"], names), len(form["kernels"]), form["symbol"])
                          for condition, form in forms), manifest["parameter_bytes"], -(-used // 64) * 64,
-                   hashlib.sha256(told.encode()).digest()[:16], f"{manifest['target']['name']} ({manifest['target']['mcpu']})")
+                   hashlib.sha256(told.encode()).digest()[:16], f"{manifest['target']['name']} ({manifest['target']['mcpu']})",
+                   "amx_tile" in manifest["target"]["features"])
 
 
 def write(folder: str | os.PathLike, artifact: Artifact, parameters: np.ndarray) -> Deployed:
@@ -196,7 +198,7 @@ enum {{
   {big}_NO_FILE = 2,      /* the file of weights cannot be opened */
   {big}_WRONG_FILE = 3,   /* it holds no weights, or those of another net or compilation */
   {big}_DAMAGED = 4,      /* it is cut short or changed */
-  {big}_FAILED = 5        /* a kernel failed, or a thread cannot be made */
+  {big}_FAILED = 5        /* a kernel failed, a thread cannot be made, or the system denies tile registers (AMX) */
 }};
 
 size_t {net}_weights_size(void);
@@ -219,7 +221,8 @@ def parameters_of(entry: Entry) -> str:
 
 
 def source(entry: Entry) -> str:
-    """The C around the object file, in one file: `entry.h`, `threads.h`, `NET.h`, and the functions it declares."""
+    """The C around the object file, in one file: `entry.h`, `threads.h`, `tiles.h` where tile registers are used, `NET.h`, and
+    the functions it declares."""
     net, arguments = entry.net, entry.arguments
     sizes = ", ".join(f"int64_t {s}" for s in entry.symbols) or "void"
     given = ", ".join(entry.symbols)
@@ -245,6 +248,7 @@ def source(entry: Entry) -> str:
     newline = "\n"
     return f"""{(HERE / "entry.h").read_text()}
 {(HERE / "threads.h").read_text()}
+{(HERE / "tiles.h").read_text() if entry.tiles else ""}
 {header(entry)}
 {drivers}
 
@@ -266,7 +270,7 @@ static int64_t arena_bytes({sizes}) {{ return larger({arena}, 1); }}
 }}
 
 {exported}int {net}_run({parameters_of(entry)}) {{
-  if ({missing}) return BAD_ARGUMENT;
+  if ({missing}) return BAD_ARGUMENT;{f"{newline}  if (!tiles_granted) return FAILED;" if entry.tiles else ""}
   int kernels = {kernels};
   int64_t arena_shape[] = {{arena_bytes({given})}}, weights_shape[] = {{{max(entry.parameter_bytes, 1)}}};
   unsigned char *arena = aligned(workspace), *spare = arena + padded(arena_shape[0]);

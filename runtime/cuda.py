@@ -143,7 +143,8 @@ def load_runtime() -> ctypes.CDLL:
 def _load_from(file: str, what: str) -> ctypes.CDLL:
     path = next((Path(root or ".", file) for root in sys.path if Path(root or ".", file).exists()), None)
     if path is None:
-        raise NetcError("E0722", f"{what} is not installed", "pip install -e '.[cuda]' inside the clone")
+        raise NetcError("E0722", f"{what} is not installed",
+                        "pip install -e '.[cuda]' inside the clone, or use the CPU (--device cpu)")
     try:
         return ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_check
+from runtime.measure import random_feeds
 
 sys.path.insert(0, str(Path(__file__).parent))
 import emulator  # noqa: E402
@@ -48,6 +49,23 @@ def test_nets_are_compared_and_timed(machine, tmp_path):
     assert any(line.startswith("agrees   logistic, 3 steps: from cpu") for line in lines), done.stdout
     assert sum(line.split()[:2] in (["logistic", "run"], ["logistic", "step"]) for line in lines) == 2, done.stdout
     assert (tmp_path / "x.json").exists()
+
+
+def test_pytorch_computes_what_we_do():
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from benchmarks.cuda import load
+    from benchmarks.torch_gpu import Peer
+    net = load("lenet", 2)
+    exe = net.compile("train")
+    feeds = random_feeds(exe, "evaluate", {"N": 2})
+    values = exe.parameters.tensors("weight", "state")
+    peer = Peer(net.graph, values, feeds, "cpu")
+    want = exe.call("evaluate", feeds)
+    for name, got in zip(net.graph.outputs, peer.run()):
+        np.testing.assert_allclose(got.numpy(), want[name], rtol=1e-4, atol=1e-6)
+    step = Peer(net.graph, values, feeds, "cpu", optimizer=net.train_config["optimizer"])
+    np.testing.assert_allclose(sum(step.forward(step.feeds)).item(), want["loss"], rtol=1e-4)
+    assert step.milliseconds(1) > 0
 
 
 def test_what_differs_is_told(capsys):

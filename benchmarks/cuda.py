@@ -6,8 +6,9 @@
 Every kernel of a net is compiled to machine code, from which registers, shared memory, spills and occupancy are read.
 3a, 4e and 5b are GoogLeNet's modules. A launch's bytes are its unique tensors, read or written once; its predicted time is
 max(FLOPs / peak, bytes / bandwidth) + launch latency of the GPU's data sheet, for all three alike. `registers` is the most
-of any kernel, `occupancy` the mean over launches, `limits` how many kernels spill, take more than 128 registers or too much
-shared memory. Exits with 1 where one does.
+of any kernel, `occupancy` the mean over launches, `blocks` the fewest of a launch that multiplies (a million FLOPs or more),
+`limits` how many kernels spill, take more than 128 registers or too much shared memory. Exits with 1 where one does. With
+--json each kernel has its row, with its blocks and, where nvdisasm is installed, its instructions.
 """
 
 import argparse
@@ -16,6 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import mean
+from unittest.mock import patch
+
+import tvm
+from tvm import tirx
+from tvm.sym import Analyzer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -77,9 +83,31 @@ def load(name: str, batch: int) -> netc.api.Net:
 
 def ours(net: netc.api.Net, program: str, batch: int, archs: list[str]) -> dict[str, list[dict]]:
     """Rows of a program by architecture."""
-    made = artifact.code(net.program, "cuda:" + ",".join(archs), names=[program], batch=batch)
-    found = rows(*made, program, batch)
+    build, blocks = cuda.build, {}
+
+    def counting(module: tvm.IRModule, *rest, **others):
+        blocks.update({name.name_hint: grid(kernel, batch) for name, kernel in module.functions.items()
+                       if "global_symbol" not in kernel.attrs})
+        return build(module, *rest, **others)
+
+    with patch.object(cuda, "build", counting):
+        made = artifact.code(net.program, "cuda:" + ",".join(archs), names=[program], batch=batch)
+    found = [{**row, "blocks": blocks[row["kernel"]]} for row in rows(*made, program, batch)]
     return {arch: [row for row in found if row["arch"] == arch] for arch in archs}
+
+
+def grid(kernel: tirx.PrimFunc, batch: int) -> int:
+    """How many blocks a kernel is launched with."""
+    inside = [kernel.body]
+    while inside:
+        statement = inside.pop()
+        if getattr(statement, "attr_key", "") == "thread_extent" and statement.node.thread_tag == "blockIdx.x":
+            analyzer = Analyzer()
+            for symbol in tirx.analysis.undefined_vars(statement.value):
+                analyzer.bind(symbol, tirx.const(batch, symbol.ty.dtype))
+            return int(analyzer.simplify(statement.value))
+        inside += [*getattr(statement, "seq", []), *filter(None, [getattr(statement, "body", None)])]
+    raise ValueError("no launch")
 
 
 def peer(net: netc.api.Net, batch: int, gpu: Gpu) -> list[dict]:
@@ -106,6 +134,7 @@ def summary(launches: list[dict], gpu: Gpu) -> dict:
             "predicted_us": sum(row["predicted_us"] for row in launches),
             "registers": max(row["registers"] for row in launches), "shared_bytes": max(row["shared_bytes"] for row in launches),
             "spill_bytes": sum(row["spill_bytes"] for row in launches), "occupancy": mean(row["occupancy"] for row in launches),
+            "blocks": min((row["blocks"] for row in launches if row["flops"] >= 1e6), default=0) if "blocks" in launches[0] else None,
             "limits": sum(over(row, gpu) for row in launches)}
 
 
@@ -139,6 +168,7 @@ def measure(name: str, program: str, options: argparse.Namespace) -> list[dict]:
 
 def show(row: dict) -> None:
     taken = f"{row['registers']:>10}{row['spill_bytes']:>8}{row['occupancy']:>10.0%}{row['limits']:>7}" if "registers" in row else ""
+    taken += f"{row['blocks']:>7}" if row.get("blocks") else ""
     print(f"{row['net']:<11}{row['program']:<5}{row['batch']:>5} {row['arch']:<7}{row['made by']:<20}{row['launches']:>9}"
           f"{row['dram_bytes']:>15,}{row['predicted_us']:>13.1f}{row['ratio']:>7.2f}{taken}", flush=True)
 
@@ -147,7 +177,7 @@ def main() -> int:
     options = arguments()
     print(f"{cuda.find_compiler().name}; all times are predicted: ratio is ours to the row's")
     print(f"{'net':<11}{'':<5}{'batch':>5} {'arch':<7}{'made by':<20}{'launches':>9}{'DRAM bytes':>15}{'predicted µs':>13}"
-          f"{'ratio':>7}{'registers':>10}{'spilled':>8}{'occupancy':>10}{'limits':>7}")
+          f"{'ratio':>7}{'registers':>10}{'spilled':>8}{'occupancy':>10}{'limits':>7}{'blocks':>7}")
     found = [row for name in options.nets for program in options.programs for row in measure(name, program, options)]
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1))

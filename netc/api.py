@@ -109,13 +109,29 @@ def load_artifact(path: str | os.PathLike, device: str = "auto") -> Executable:
 
 
 def target_of(device: str) -> str:
-    """What to compile for, to run here at once on a device. Raises NetcError E0703 (no such device), E0720 (no GPU)."""
+    """What to compile for, to run here at once on a device; auto is the GPU where there is one, and all that its code takes.
+
+    Raises NetcError E0703 (no such device), E0720 (no GPU)."""
     from runtime import cuda, devices
     if device not in devices.NAMES:
         raise NetcError("E0703", f"there is no device `{device}`", f"known are {', '.join(devices.NAMES)}")
-    if device == devices.CUDA or device == devices.AUTO and cuda.present():
+    if device == devices.CUDA or device == devices.AUTO and _can_use_gpu():
         return f"cuda:{cuda.gpu_arch([])}"
     return devices.CPU if device == devices.AUTO else device
+
+
+def _can_use_gpu() -> bool:
+    """Whether there is a GPU, and CUDA's compiler and libraries to make and run code for it."""
+    from runtime import cuda
+    if not cuda.present():
+        return False
+    from compiler.cuda import find_compiler
+    try:
+        find_compiler()
+        cuda.load_runtime()
+    except NetcError:
+        return False
+    return True
 
 
 def train(path: str | os.PathLike, *, out: str | os.PathLike | None = None, resume: bool = False, device: str = "cpu",

@@ -48,6 +48,8 @@ def command(artifact: str, kernels: bool, program: str | None, batch: int, as_js
         click.echo(f"target    {half['target']['name']} (netc {manifest['netc']}, TVM {manifest['tvm']})")
     if manifest["target"].get("fast_math"):
         click.echo("numbers   --fast-math: less exact division, square roots and functions on GPUs")
+    if manifest.get("tuned"):
+        click.echo(f"tuned     on {manifest['tuned']['device']} at batch {manifest['tuned']['batch']}")
     for entry in manifest["inputs"]:
         click.echo(f"{entry['role']:<9} {entry['name']}: {entry['dtype']}{_shape(entry['shape'])}"
                    + (f" in {entry['classes']}" if entry["classes"] else ""))

@@ -10,6 +10,7 @@ import pytest
 
 import netc
 from compiler.target import TargetError, halves
+from netc.api import target_of
 from runtime import cuda, devices, format
 from runtime.errors import NetcError
 from runtime.execute import Executable
@@ -113,6 +114,18 @@ def test_a_device_that_an_artifact_is_not_for(net, target, device, code, says):
     with pytest.raises(NetcError) as caught:
         Executable(net.build("run", target), device)
     assert caught.value.code == code and says in caught.value.message
+
+
+def test_auto_compiles_for_a_gpu_where_all_is_there(monkeypatch):
+    from compiler import cuda as compilers
+    for present, missing, target in ((False, None, "cpu"), (True, None, "cuda:sm_80"), (True, compilers, "cpu"), (True, cuda, "cpu")):
+        def absent(*_):
+            raise NetcError("E0710", "not there")
+        monkeypatch.setattr(cuda, "present", lambda present=present: present)
+        monkeypatch.setattr(cuda, "gpu_arch", lambda held: "sm_80")
+        monkeypatch.setattr(compilers, "find_compiler", absent if missing is compilers else lambda: None)
+        monkeypatch.setattr(cuda, "load_runtime", absent if missing is cuda else lambda: None)
+        assert target_of("auto") == target and target_of("cuda") == "cuda:sm_80" and target_of("cpu") == "cpu"
 
 
 @needs_gcc

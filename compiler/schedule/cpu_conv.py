@@ -289,7 +289,7 @@ class _Convolution:
     def _ahead(self, m: int, piece: Piece) -> int:
         """How many tiles ahead what results need is fetched."""
         steps = self.g.channels // self.g.groups * prod(self.g.kernel)
-        return ceildiv(FETCH_CYCLES, steps * m * len(piece.starts) // 2)
+        return ceildiv(2 * FETCH_CYCLES, steps * m * len(piece.starts))
 
     def _fetch(self, n: Any, o: Any, m: int, y: Any, x: Any, piece: Piece) -> None:
         """Brings near what storing a tile reads and writes: as many rows of memory as it has outputs, one after the other,

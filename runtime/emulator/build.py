@@ -27,8 +27,7 @@ _VECTOR = re.compile(r"\*\((\w+)\*\)\(")
 _TOGETHER = re.compile(r"\b(__sync\w+|__shfl\w+|netc_(?!copy_16|tf32)\w+)\(")  # where threads wait for others
 INSTRUCTIONS = "// Instructions of NVIDIA GPUs"  # how compiler/cuda_instructions.h begins
 
-_PRELUDE = """#include <algorithm>
-#include "cuda_host.h"
+_PRELUDE = """#include "cuda_host.h"
 struct Any { int32_t kind; uint32_t padding; union { int64_t number; double real; void* pointer; }; };
 extern "C" void TVMFFIErrorSetRaisedFromCStr(const char*, const char*);
 extern "C" const char* emulator_fault();
@@ -55,7 +54,7 @@ def library(source: str, functions: Mapping[str, Mapping[str, Sequence[str]]], c
     """
     command = [*compiler(), "-std=c++17", "-g1", "-w", "-fPIC", "-U_FORTIFY_SOURCE", "-ffp-contract=off"]
     engine = _kept("emulator.o", command, ["-O2", "-c"], '#include "engine.cc"\n#include "checks.cc"\n')
-    flags = ["-O2", *(["-fsanitize=thread"] if check else []), "-c"]
+    flags = [*(["-O1", "-fsanitize=thread"] if check else ["-O2"]), "-c"]  # faster code, or sooner
     kernels = _kept("kernels.o", command, flags, translate(source, functions, check))
     # Without -fsanitize here: the calls that it put in come to checks.cc, not to its own library.
     path = kernels.with_name(f"{kernels.stem}-{engine.stem[:16]}.so")
@@ -123,7 +122,7 @@ def _body(code: str, name: str) -> str:
 def _granule(code: str, name: str, kind: str) -> str:
     """The bytes of the smallest element that a shared array is looked at as, in C++."""
     kinds = {kind, *re.findall(rf"\((\w+)\*\)\(?{name}\b", code)} - {"void"}
-    return "int(std::min({" + ", ".join(f"sizeof({k})" for k in sorted(kinds)) + "}))"
+    return "emulator::Smallest(" + ", ".join(f"sizeof({k})" for k in sorted(kinds)) + ")"
 
 
 def _poisoned(declaration: re.Match[str]) -> str:

@@ -71,6 +71,12 @@ EMULATOR_PLAIN __forceinline__ T Unwritten() {
   return value;
 }
 
+template <class... T>
+constexpr int Smallest(size_t first, T... others) {
+  ((first = others < first ? others : first), ...);
+  return int(first);
+}
+
 // A pointer to a vector, looked at.
 template <class T>
 __forceinline__ T* Aligned(const void* data) {

@@ -10,6 +10,7 @@ import pytest
 from runtime.emulator import build
 from runtime.emulator.device import Emulator, EmulatedArray, _order
 from runtime.errors import NetcError
+from runtime.format import size
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 
@@ -217,6 +218,11 @@ def test_a_net_trains_as_on_the_cpu_with_all_checks(tmp_path, monkeypatch):
     assert losses["cpu"][-1] < losses["cpu"][0]
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    return net_of(tmp_path_factory.mktemp("net")).build("run", "cuda-emulator")
+
+
 def planted_in(artifact, number, statement):
     """The artifact with a statement at the beginning of a kernel of `run`, and the line where it stands."""
     from runtime.format import Artifact
@@ -236,38 +242,37 @@ ONCE = "if (blockIdx.x == 0 && threadIdx.x == 0)"
     (f"{ONCE} p0[100000] = 1.0f;", "writes global memory out of bounds"),
     (f"{ONCE} p1[0] = p0[1 << 12];", "reads global memory out of bounds"),
 ])
-def test_a_fault_in_a_net_names_layer_tensor_and_line(tmp_path, monkeypatch, statement, what):
+def test_a_fault_in_a_net_names_layer_tensor_and_line(deployed, monkeypatch, statement, what):
     from runtime.execute import Executable
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
-    artifact = net_of(tmp_path).build("run", "cuda-emulator")
-    assert not any(name.endswith(".cubin") for name in artifact.members)
-    wrong, line = planted_in(artifact, 1, statement)
+    assert not any(name.endswith(".cubin") for name in deployed.members)
+    wrong, line = planted_in(deployed, 1, statement)
     exe = Executable(wrong)
     with pytest.raises(NetcError) as caught:
         exe(image=np.zeros((2, 1, 5, 5), "u1"))
     message = caught.value.message
-    layers = artifact.manifest["programs"]["run"]["kernels"][1]["layers"]
+    layers = deployed.manifest["programs"]["run"]["kernels"][1]["layers"]
     assert caught.value.code == "E0742" and layers and f"(layers {', '.join(layers)}): " in message, message
     assert re.search(what, message), message
     if shutil.which("addr2line"):
         assert f"kernels.cu, line {line}" in message, message
 
 
-def test_an_index_that_leaves_a_tensor_but_not_the_arena_is_a_fault(tmp_path, monkeypatch):
+def test_an_index_that_leaves_a_tensor_but_not_the_arena_is_a_fault(deployed, monkeypatch):
     from runtime.execute import Executable
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
-    artifact = net_of(tmp_path).build("run", "cuda-emulator")
-    kernels = artifact.manifest["programs"]["run"]["kernels"]
-    number = next(i for i, k in enumerate(kernels) if any(m["in"] == "arena" and m["write"] for m in k["memory"]))
-    Executable(artifact)(image=np.zeros((2, 1, 5, 5), "u1"))
-    found = set()
-    for pointer in re.findall(r"\bfloat\* __restrict__ (p\d+)", artifact.members["kernels.cu"].decode()):
-        wrong, _ = planted_in(artifact, number, f"{ONCE} {pointer}[-1] = 2.0f;")
-        try:
-            Executable(wrong)(image=np.zeros((2, 1, 5, 5), "u1"))
-        except NetcError as error:
-            found.add(error.message)
-    assert any("out of bounds: bytes -4 to -1" in message for message in found), found
+    image = np.zeros((2, 1, 5, 5), "u1")
+    kernels = deployed.manifest["programs"]["run"]["kernels"]
+    # The kernel reads what the first one wrote into the arena, and writes behind it.
+    read, written = (next(m for m in kernels[1]["memory"] if m["write"] == write) for write in (False, True))
+    assert read["in"] == written["in"] == "arena" and size(written["offset"], {"N": 2}) >= size(read["bytes"], {"N": 2}) > 64
+    Executable(deployed)(image=image)
+    source = deployed.members["kernels.cu"].decode()
+    body = source[source.rindex(f" {kernels[1]['function']}("):]
+    pointer = re.search(r"(p\d+)\[[^;]* = ", body)[1]
+    wrong, _ = planted_in(deployed, 1, f"{ONCE} {pointer}[-8] = 2.0f;")
+    with pytest.raises(NetcError, match=f"writes global memory out of bounds: bytes -32 to -29 of .*{written['tensor']}"):
+        Executable(wrong)(image=image)
 
 
 def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):
@@ -277,13 +282,13 @@ def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):
     assert caught.value.code == "E0744"
 
 
-def test_verbs_choose_the_emulator(tmp_path):
+def test_verbs_choose_the_emulator(deployed, tmp_path):
     from click.testing import CliRunner
 
     from netc.cli import cli
     from runtime.format import write
-    artifact, place = net_of(tmp_path).build("run", "cuda-emulator"), str(tmp_path / "tiny.netb")
-    write(place, artifact.manifest, artifact.members)
+    place = str(tmp_path / "tiny.netb")
+    write(place, deployed.manifest, deployed.members)
     np.save(tmp_path / "image.npy", np.ones((1, 1, 5, 5), "u1"))
     given = ["run", place, "--input", f"image={tmp_path}/image.npy"]
     with pytest.MonkeyPatch.context() as patch:

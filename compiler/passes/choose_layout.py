@@ -30,6 +30,7 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
     fixed = all_fixed(graph)
     blocked = _blocked(graph, context.block, fixed)
     convs = [node for node in graph.sorted() if _may_pack(graph, node, context.block, fixed)]
+    _widen(graph, {conv.name for conv in convs}, fixed)
     if not convs:
         return []
     gain = sum(context.seconds(graph, [conv]) * _waste(conv, context.block) for conv in convs)
@@ -128,6 +129,20 @@ def _pack(graph: Graph, conv: Node, context: Context) -> None:
         graph.add(replace(weight, name=name, op="copy", inputs=(weight.name,), attrs={}, origins=conv.origins))
         graph.layouts[name] = Layout(block, axis=0, pair=2 if _by_pairs(graph, conv, context) else 1)
     graph.update(conv.name, inputs=(conv.inputs[0], name, *conv.inputs[2:]))
+
+
+def _widen(graph: Graph, packed: set[str], fixed: set[str]) -> None:
+    """Keeps rounded weights in f32 where kernels take them one by one: widening a number costs more than reading it."""
+    for conv in graph.sorted():
+        if conv.op != "conv" or conv.name in packed or conv.inputs[1] not in fixed:
+            continue
+        weight = graph[conv.inputs[1]]
+        if weight.type.dtype in LOW:
+            name = f"{weight.name}/f32"
+            if name not in graph:
+                graph.add(replace(weight, name=name, op="cast", inputs=(weight.name,), attrs={"dtype": "f32"},
+                                  type=replace(weight.type, dtype="f32"), origins=conv.origins))
+            graph.update(conv.name, inputs=(conv.inputs[0], name, *conv.inputs[2:]))
 
 
 def _by_pairs(graph: Graph, conv: Node, context: Context) -> bool:

@@ -1,14 +1,15 @@
 """Whole networks, ours beside the engines that are installed, the same number of threads each.
 
     python benchmarks/inference.py [--nets digits lenet ...] [--batch 1 16] [--threads 1] [--peers onnxruntime openvino torch]
-                                   [--repeats 30] [--json FILE]
+                                   [--repeats 30] [--precision bf16] [--json FILE]
 
 All run in this process on the same inputs and weights, interleaved; medians, with the fastest call beside them, since other
 processes on the machine only ever add time. `ratio` is our time divided by the peer's: below 1 we are faster. LRN is
 ONNX's own operator, not a decomposition. Ours is called through its public Python face with the inputs bound; the rows
 called `c` go through the C library of the net (docs/c.md), in a loop of C, for the small nets where a call itself counts.
 `of peak` is the share of what multiply-adds alone reach (netc/peak.py), measured before each net on one core and
-counted for each thread. Beside the shipped nets there are googlenet_plain, without its two LRNs, and inception_3a, _4e, _5b.
+counted for each thread. With --precision, ours and OpenVINO compute in it, where they can: what OpenVINO says that it
+computes in stands behind its name; the others stay in f32. Beside the shipped nets there are googlenet_plain, without its two LRNs, and inception_3a, _4e, _5b.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--precision", default="f32", choices=["f32", "bf16", "f16"])
     parser.add_argument("--json", metavar="FILE")
     return parser.parse_args()
 
@@ -64,6 +66,7 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
+ALLOWED = {"f32": 5e-5, "f16": 1e-2, "bf16": 6e-2}  # of what the largest result differs by
 SMALL = ("digits", "traffic_sign", "lenet")
 LOOP = """#include <stdlib.h>
 #include <time.h>
@@ -88,7 +91,7 @@ class InC:
 
     def __init__(self, net: netc.Net, batch: int, feed: np.ndarray, result: np.ndarray):
         self.folder = tempfile.TemporaryDirectory()
-        made = net.emit_c(self.folder.name, batch=batch)
+        made = net.emit_c(self.folder.name, batch=batch, precision=OPTIONS.precision)
         source, library = Path(self.folder.name, "loop.c"), Path(self.folder.name, "loop.so")
         source.write_text(LOOP.format(net=made.header.stem))
         subprocess.run([*c_entry.compiler(), "-O2", "-fPIC", "-shared", f"-I{self.folder.name}", str(source), str(made.library),
@@ -124,7 +127,7 @@ net {name}() {{
 
 def race(name: str, batch: int) -> list[dict]:
     net = source(name)
-    exe = net.compile(batch=batch)
+    exe = net.compile(batch=batch, precision=OPTIONS.precision)
     program = exe.programs["run"]
     sizes = {s: batch for s in program["symbols"]}
     feeds = random_feeds(exe, "run", sizes)
@@ -136,7 +139,7 @@ def race(name: str, batch: int) -> list[dict]:
     turns, titles, want = {"python": repeated(bound)}, {}, []
     for peer in OPTIONS.peers:
         try:
-            titles[peer], call, result = open_peer(peer, model, net.graph, values, feeds, OPTIONS.threads)
+            titles[peer], call, result = open_peer(peer, model, net.graph, values, feeds, OPTIONS.threads, OPTIONS.precision)
         except ModuleNotFoundError:
             continue
         call()
@@ -147,7 +150,7 @@ def race(name: str, batch: int) -> list[dict]:
         turns["c"] = InC(net, batch, next(iter(feeds.values())), got[-1]).turns
         turns["c"](1)
     error = max(np.abs(g - w).max() / np.abs(w).max() for g in got for w in want)
-    assert error < 5e-5, f"{name} differs from {' or '.join(titles)} by {error:.1e}"
+    assert error < ALLOWED[OPTIONS.precision], f"{name} differs from {' or '.join(titles)} by {error:.1e}"
     top = peak.measure() * OPTIONS.threads
     times: dict[str, list[float]] = {who: [] for who in turns}
     for _ in range(OPTIONS.repeats):
@@ -155,7 +158,7 @@ def race(name: str, batch: int) -> list[dict]:
             inner = max(1, int(2e-3 / max(turn(1), 1e-9)))
             times[who].append(turn(inner) / inner * 1e3)
     flops = sum(format.size(k["flops"], sizes) for k in program["kernels"])
-    return [{"net": name, "batch": batch, "threads": OPTIONS.threads, "precision": "f32", "ours_ms": statistics.median(times[who]),
+    return [{"net": name, "batch": batch, "threads": OPTIONS.threads, "precision": OPTIONS.precision, "ours_ms": statistics.median(times[who]),
              "peer": titles[peer], "peer_ms": statistics.median(times[peer]),
              "ratio": statistics.median(times[who]) / statistics.median(times[peer]), "through": who,
              "ours_fastest_ms": min(times[who]), "peer_fastest_ms": min(times[peer]), "kernels": len(program["kernels"]),
@@ -176,14 +179,14 @@ def main() -> None:
         print(f"without {peer}, which is not installed: {HINTS[peer]}")
     print(f"{platform.machine()}, {os.cpu_count()} cores, {OPTIONS.threads} thread(s), load {os.getloadavg()[0]:.1f}, "
           f"multiply-adds alone {peak.measure() / 1e9:.1f} GFLOP/s a core")
-    print(f"{'net':<17}{'through':<8}{'batch':>5}{'kernels':>8}{'ours ms':>10}  {'peer':<20}{'peer ms':>10}{'ratio':>7}"
+    print(f"{'net':<17}{'through':<8}{'batch':>5}{'kernels':>8}{'ours ms':>10}  {'peer':<37}{'peer ms':>10}{'ratio':>7}"
           f"{'fastest ours, peer':>20}{'of peak':>9}{'load':>6}")
     rows = []
     for name in OPTIONS.nets:
         for batch in OPTIONS.batch:
             for row in race(name, batch):
                 rows.append(row)
-                print(f"{name:<17}{row['through']:<8}{batch:>5}{row['kernels']:>8}{row['ours_ms']:>10.4f}  {row['peer']:<20}"
+                print(f"{name:<17}{row['through']:<8}{batch:>5}{row['kernels']:>8}{row['ours_ms']:>10.4f}  {row['peer']:<37}"
                       f"{row['peer_ms']:>10.4f}{row['ratio']:>7.2f}{row['ours_fastest_ms']:>10.4f}{row['peer_fastest_ms']:>10.4f}"
                       f"{row['of_peak']:>9.0%}{row['load']:>6.1f}", flush=True)
     if OPTIONS.json:

@@ -17,11 +17,12 @@ HINTS = {"onnxruntime": "pip install -e '.[bench]'", "openvino": "pip install -e
 
 
 def open_peer(name: str, model: bytes, graph: Graph, values: Mapping[str, np.ndarray], feeds: Mapping[str, np.ndarray],
-              threads: int) -> Peer:
-    """The named peer with its inputs in place. Raises ModuleNotFoundError where it is not installed."""
+              threads: int, precision: str = "f32") -> Peer:
+    """The named peer with its inputs in place; OpenVINO in `precision`, where it can. Raises ModuleNotFoundError where it is
+    not installed."""
     if name == "torch":
         return _torch(graph, values, feeds, threads)
-    return (_onnxruntime if name == "onnxruntime" else _openvino)(model, feeds, threads)
+    return _onnxruntime(model, feeds, threads) if name == "onnxruntime" else _openvino(model, feeds, threads, precision)
 
 
 def _onnxruntime(model: bytes, feeds: Mapping[str, np.ndarray], threads: int) -> Peer:
@@ -32,17 +33,19 @@ def _onnxruntime(model: bytes, feeds: Mapping[str, np.ndarray], threads: int) ->
     return f"onnxruntime {onnxruntime.__version__}", lambda: session.run(None, feeds), lambda: session.run(None, feeds)[0]
 
 
-def _openvino(model: bytes, feeds: Mapping[str, np.ndarray], threads: int) -> Peer:
+def _openvino(model: bytes, feeds: Mapping[str, np.ndarray], threads: int, precision: str) -> Peer:
     import openvino
     core = openvino.Core()
     read = core.read_model(model, b"")
     read.reshape({name: list(array.shape) for name, array in feeds.items()})  # as ours: made for this batch
     compiled = core.compile_model(read, "CPU", {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
-                                                "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
+                                                "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"})
     request = compiled.create_infer_request()
     for name, array in feeds.items():
         request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
-    return (f"openvino {openvino.__version__.partition('-')[0]}", request.infer,
+    computed = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    note = "" if precision == "f32" else f" {computed}" if computed == precision else f" {computed}, no {precision} here"
+    return (f"openvino {openvino.__version__.partition('-')[0]}{note}", request.infer,
             lambda: request.get_output_tensor(0).data.copy())
 
 

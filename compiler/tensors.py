@@ -173,6 +173,8 @@ class _Tail:
     @property
     def arithmetic(self) -> bool:
         """Whether all of it is f32 sums, products and maxima."""
+        if self.graph[self.group.anchor].type.dtype != "f32":
+            return False
         nodes = [self.graph[name] for name in [*self.group.inlined, *self.group.members] if name != self.group.anchor]
         return all(_arithmetic(self.graph, node) for node in nodes if node.name not in self.cuts)
 

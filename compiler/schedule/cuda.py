@@ -9,7 +9,6 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import GPUS, USUAL, Gpu
-from compiler.ops.base import products
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
 from compiler.schedule.cuda_reduce import emit_reduce
@@ -50,8 +49,7 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
 
 
 def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
-    templates = () if products(kernel.a) else TEMPLATES.get(kernel.op.name, ())  # which take operands as they are
-    for template in templates:
+    for template in TEMPLATES.get(kernel.op.name, ()):
         if grid := template(kernel, batch, gpu, threads):
             return grid
     return emit_reduce(kernel, batch, gpu, threads) or emit_generic(kernel, threads)

@@ -16,8 +16,9 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import Gpu
 from compiler.ops.base import Operand
-from compiler.schedule.cuda_gemm import Product, Side, plan
+from compiler.schedule.cuda_gemm import Product, Side
 from compiler.schedule.cuda_index import Grid, Reader, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
+from compiler.schedule.cuda_product import plan
 from compiler.schedule.kernel import Kernel
 
 
@@ -99,7 +100,7 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | N
 def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
     """The blocks of `matmul`."""
     x, y, *bias = kernel.operands
-    if any(o.dtype != "float32" for o in kernel.operands):
+    if not all(o.computed for o in kernel.operands):
         return None
     a = kernel.a
 
@@ -118,7 +119,7 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
     extent = product([x.shape[0 if a.transpose_a else 1]])
     width = 4 if kernel.arithmetic and static(kernel.shape[1]) is not None and columns % 4 == 0 else 1
 
-    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any], width: int) -> None:
         _lanes(width, lambda lane: kernel.store((row[0], n + lane), _plus(value(lane), bias, n + lane)))
 
     return plan(Product(side(x, rows, a.transpose_a), side(y, columns, not a.transpose_b), extent,
@@ -129,9 +130,8 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
 
 
 def _applies(kernel: Kernel, source: Sequence[Any], out: Sequence[Any]) -> bool:
-    """f32, and maps of known size."""
-    return (all(o.dtype == "float32" for o in kernel.operands) and kernel.out.dtype == "f32"
-            and all(static(size) is not None for size in (*source, *out)))
+    """Computed in f32, and maps of known size."""
+    return (all(o.computed for o in kernel.operands) and all(static(size) is not None for size in (*source, *out)))
 
 
 def _channels_last(x: Operand) -> bool:
@@ -315,7 +315,7 @@ def _store_channels(kernel: Kernel, channels: int, bias: Sequence[Operand]) -> t
     width = 4 if kernel.arithmetic and channels % 4 == 0 and all(cut % 4 == 0 for cut in cuts) else 1
     out = [static(size) for size in kernel.shape[2:]]
 
-    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any], width: int) -> None:
         first = group * channels + n
         kernel.each(first, lambda put: _lanes(width, lambda lane: put(
             (row[0], first + lane, *row[1:]), _plus(value(lane), bias, first + lane))))
@@ -332,7 +332,7 @@ def _store_positions(kernel: Kernel, channels: int, bias: Sequence[Operand]) -> 
     out = [static(size) for size in kernel.shape[2:]]
     width = 4 if kernel.arithmetic and out[-1] % 4 == 0 else 1
 
-    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any], width: int) -> None:
         image, *outer, inner = split(n, [0, *out])
         kernel.each(row[0], lambda put: _lanes(width, lambda lane: put(
             (i64(image), row[0], *outer, inner + lane), _plus(value(lane), bias, row[0]))))
@@ -345,7 +345,7 @@ def _store_weights(kernel: Kernel, outputs: int, inputs: int, last: bool) -> tup
     taps = tuple(kernel.a.kernel)
     width = 4 if kernel.arithmetic and prod(taps) == 1 and inputs % 4 == 0 else 1
 
-    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any]) -> None:
+    def store(row: Sequence[Any], group: Any, n: Any, value: Callable[[Any], Any], width: int) -> None:
         c, *tap = _channel_and_tap(n, inputs, taps, last)
         _lanes(width, lambda lane: kernel.store((row[0], c + lane, *tap), value(lane)))
 

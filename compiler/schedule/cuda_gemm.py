@@ -16,15 +16,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.gpus import WARP, Gpu
+from compiler.gpus import WARP
 from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static, truncdiv
 from compiler.schedule.kernel import COUNTERS, Kernel
-from compiler.schedule.cuda_tiles import Gemm, Tile, rank
-
-KEPT = 80  # registers of 128; the rest is for addresses and for what is multiplied next
-SMALL = Tile(32, 64, 8, 4, 4)  # for products smaller than any tile of the threads that are wanted
-PAD = 4  # words behind each row of a tile in shared memory
-
+from compiler.schedule.cuda_tiles import Tile
 
 @dataclass(frozen=True)
 class Side:
@@ -50,7 +45,7 @@ class Product:
     depth, the same for all threads, and within < depth. groups: independent products, side by side.
 
     vector: how many neighbours along n are stored at once; result(group, m): what a thread needs to know of a row of C;
-    store(row, group, n, value): stores C[m, n + lane] = value(lane) for `vector` lanes. run: steps of k do not cross its
+    store(row, group, n, value, width): stores C[m, n + lane] = value(lane) for `width` lanes, at most `vector`. run: steps of k do not cross its
     multiples.
     """
 
@@ -60,33 +55,22 @@ class Product:
     step: Callable[[Any, Any, int], Sequence[Any]]
     groups: int
     result: Callable[[Any, Any], Sequence[Any]]
-    store: Callable[[Sequence[Any], Any, Any, Callable[[Any], Any]], None]
+    store: Callable[[Sequence[Any], Any, Any, Callable[[Any], Any], int], None]
     vector: int = 1
     run: int | None = None
 
 
-def plan(product: Product, kernel: Kernel, batch: int, gpu: Gpu, threads: int | None = None) -> Grid:
-    """The blocks of a product that makes `kernel`; `threads` of each where that is given."""
-    m, n, k = (assumed(extent, batch) for extent in (product.a.extent, product.b.extent, product.extent))
-    tiles = [tile for tile in rank(Gemm(m, n, k, product.groups, run=product.run), gpu, count=1000)
-             if (product.run or tile.k) % tile.k == 0 and _kept(tile) <= KEPT]
-    for wanted in ((threads,),) if threads else ((128, 256), (64, 32)):
-        if tile := next((tile for tile in tiles if tile.threads in wanted), None):
-            return _Emitter(product, kernel, tile, batch).grid
-    return _Emitter(product, kernel, SMALL, batch).grid
+class Emitter:
+    """The statements of one block of a product. What differs where tensor cores multiply: `pad`, `within`, `multiply` and
+    `store`."""
 
-
-def _kept(tile: Tile) -> int:
-    """Registers of a thread for sums, and for what is on its way to shared memory."""
-    return tile.thread_m * tile.thread_n + (tile.m + tile.n) * tile.k // tile.threads
-
-
-class _Emitter:
-    """The statements of one block of a product."""
+    pad = 4  # words behind each row of a tile in shared memory
 
     def __init__(self, product: Product, kernel: Kernel, tile: Tile, batch: int):
         self.product, self.kernel, self.tile, self.threads = product, kernel, tile, tile.threads
-        self.lengths = tile.m + PAD, tile.n + PAD
+        self.lengths = tile.m + self.pad, tile.n + self.pad
+        self.round: Callable[[Any], Any] | None = None  # what is done with operands before they are multiplied
+        self.own = tile.m * tile.n // tile.threads  # results of a thread
         self.starts = 0, 2 * tile.k * self.lengths[0]  # in shared memory
         self.steps = ceildiv(product.extent, tile.k)
         self.tiles = ceildiv(product.a.extent, tile.m), ceildiv(product.b.extent, tile.n)
@@ -125,10 +109,10 @@ class _Emitter:
         first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m), bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
         loaders = [_Loader(self, side, group, at, thread, shared, size, length, start) for side, at, size, length, start in zip(
             (product.a, product.b), first, (tile.m, tile.n), self.lengths, self.starts)]
-        sums = T.alloc_buffer((tile.thread_m * tile.thread_n,), "float32", scope="local")
-        with T.unroll(0, tile.thread_m * tile.thread_n) as i:
+        sums = T.alloc_buffer((self.own,), "float32", scope="local")
+        with T.unroll(0, self.own) as i:
             T.buffer_store(sums, tirx.const(0.0, "float32"), [i])
-        across, down = self._within(thread)
+        across, down = self.within(thread)
         for loader in loaders:
             loader.fetch(begin)
         for loader in loaders:
@@ -139,24 +123,24 @@ class _Emitter:
             with T.If(step + 1 < end - begin), T.Then():
                 for loader in loaders:
                     loader.fetch(begin + step + 1)
-            self._multiply(shared, sums, across, down, half)
+            self.multiply(shared, sums, across, down, half)
             with T.If(step + 1 < end - begin), T.Then():
                 for loader in loaders:
                     loader.keep(i32(1) - half)
             _barrier()
         if part is None:
-            self._store(sums, group, first, across, down)
+            self.store(sums, group, first, across, down)
             return
         last = T.alloc_buffer((1,), "int32", scope="local")
         T.buffer_store(last, i32(1), [0])
         with T.If(part[1] > 1), T.Then():
             self._add_parts(sums, last, thread, number, *part)
         with T.If(last[0] != 0), T.Then():
-            self._store(sums, group, first, across, down)
+            self.store(sums, group, first, across, down)
 
     def _add_parts(self, sums: Any, last: Any, thread: Any, number: Any, part: Any, parts: Any, counter: int) -> None:
         """The sums of this part go to memory; the block that comes last adds those of all parts, in their order."""
-        each = self.tile.thread_m * self.tile.thread_n // 4
+        each = self.own // 4
         memory = self.kernel.scratch((i64(self.most * self.tile.m * self.tile.n),), "float32")
 
         def at(part: Any, i: Any, lane: Any) -> list[Any]:
@@ -173,7 +157,7 @@ class _Emitter:
                 with T.unroll(0, each) as i, T.vectorized(0, 4) as lane:
                     T.buffer_store(sums, sums[i * 4 + lane] + memory[at(other, i, lane)[0]], [i * 4 + lane])
 
-    def _within(self, thread: Any) -> tuple[Any, Any]:
+    def within(self, thread: Any) -> tuple[Any, Any]:
         """A thread's column and row among those of the block; a warp is 8 columns wide where there are as many."""
         wide = self.tile.n // self.tile.thread_n
         narrow = min(8, wide)
@@ -183,7 +167,7 @@ class _Emitter:
         down = tirx.truncdiv(warp, i32(wide // narrow)) * high + tirx.truncdiv(lane, i32(narrow))
         return bind(across), bind(down)
 
-    def _multiply(self, shared: Any, sums: Any, across: Any, down: Any, half: Any) -> None:
+    def multiply(self, shared: Any, sums: Any, across: Any, down: Any, half: Any) -> None:
         tile = self.tile
         parts = []
         for length, start, size, own, at in zip(self.lengths, self.starts, (tile.m, tile.n), (tile.thread_m, tile.thread_n),
@@ -199,22 +183,22 @@ class _Emitter:
                 at = i * tile.thread_n + j
                 T.buffer_store(sums, sums[at] + a[i] * b[j], [at])
 
-    def _store(self, sums: Any, group: Any, first: tuple[Any, Any], across: Any, down: Any) -> None:
+    def store(self, sums: Any, group: Any, first: tuple[Any, Any], across: Any, down: Any) -> None:
         tile, product, width = self.tile, self.product, self.product.vector
         row_chunks, column_chunks = tile.thread_m // 4, tile.thread_n // 4
         with T.unroll(0, tile.thread_m) as i:
             m = first[0] + tirx.truncdiv(i, i32(4)) * (tile.m // row_chunks) + down * 4 + tirx.truncmod(i, i32(4))
-            with _where(None if self._whole(product.a, tile.m) else m < i32(product.a.extent)):
+            with where(None if self.whole(product.a, tile.m) else m < i32(product.a.extent)):
                 row = [bind(value) for value in product.result(group, m)]
                 with T.unroll(0, tile.thread_n // width) as j:
                     chunk, rest = (j, i32(0)) if width == 4 else (tirx.truncdiv(j, i32(4 // width)), tirx.truncmod(
                         j, i32(4 // width)) * width)
                     n = first[1] + chunk * (tile.n // column_chunks) + across * 4 + rest
-                    with _where(None if self._whole(product.b, tile.n) else n < i32(product.b.extent)):
-                        product.store(row, group, n, lambda lane: sums[i * tile.thread_n + j * width + lane])
+                    with where(None if self.whole(product.b, tile.n) else n < i32(product.b.extent)):
+                        product.store(row, group, n, lambda lane: sums[i * tile.thread_n + j * width + lane], width)
 
     @staticmethod
-    def _whole(side: Side, size: int) -> bool:
+    def whole(side: Side, size: int) -> bool:
         """Whether tiles of so many rows hold nothing but rows."""
         known = static(side.extent)
         return known is not None and known % size == 0
@@ -223,15 +207,15 @@ class _Emitter:
 class _Loader:
     """A thread's part of bringing one operand's tiles into shared memory."""
 
-    def __init__(self, emitter: _Emitter, side: Side, group: Any, first: Any, thread: Any, shared: Any, size: int, length: int,
+    def __init__(self, emitter: Emitter, side: Side, group: Any, first: Any, thread: Any, shared: Any, size: int, length: int,
                  start: int):
         self.product, self.side, self.shared, self.start = emitter.product, side, shared, start
-        self.depth, self.length, self.width = emitter.tile.k, length, side.vector
+        self.depth, self.length, self.width, self.round = emitter.tile.k, length, side.vector, emitter.round
         loads = size * self.depth // self.width
         self.count = -(-loads // emitter.threads)
         self.active = None if loads % emitter.threads == 0 else thread < i32(loads)
         self.rows, self.ks, self.places = [], [], []
-        whole = emitter._whole(side, size)
+        whole = emitter.whole(side, size)
         rows: dict[Any, Any] = {}
         for turn in range(self.count):
             key, row, k = self._split(thread, turn, emitter.threads, size)
@@ -297,9 +281,12 @@ class _Loader:
 
     def keep(self, half: Any) -> None:
         """From registers into shared memory."""
+        if self.round is not None:
+            with T.unroll(0, self.count * self.width) as i:
+                T.buffer_store(self.stage, self.round(self.stage[i]), [i])
         for turn in range(self.count):
             base = self.start + half * (self.depth * self.length) + self.ks[turn] * self.length + self.rows[turn]
-            with _where(self.active):
+            with where(self.active):
                 if self.side.along == "k":
                     with T.unroll(0, self.width) as lane:
                         T.buffer_store(self.shared, self.stage[turn * self.width + lane], [base + lane * self.length])
@@ -310,8 +297,8 @@ class _Loader:
                         T.buffer_store(self.shared, self.stage[turn * self.width + lane], [base + lane])
 
 
-class _where:
-    """`with _where(condition)`: statements under a condition, or always for None."""
+class where:
+    """`with where(condition)`: statements under a condition, or always for None."""
 
     def __init__(self, condition: Any):
         self.frames = [] if condition is None else [T.If(condition), T.Then()]

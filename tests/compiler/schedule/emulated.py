@@ -75,12 +75,15 @@ def compiled(graph: Graph, design: int = 1) -> tuple[Executable, str]:
     return Executable(Artifact(manifest, members), "cuda-emulator"), built.source
 
 
-def check(graph: Graph, batches=(1, 3), design: int = 1, order: str = "random:1", rtol: float = 1e-4) -> str:
-    """Every batch computes what the interpreter does in f64; returns the CUDA source."""
+def check(graph: Graph, batches=(1, 3), design: int = 1, order: str = "random:1", rtol: float = 1e-4,
+          whole: bool = False) -> str:
+    """Every batch computes what the interpreter does in f64; returns the CUDA source. whole: of small whole numbers."""
     rng = np.random.default_rng(0)
 
     def draw(type, n):
         shape = [dims.evaluate(d, {"N": n}) for d in type.shape]
+        if whole:
+            return rng.integers(-2, 3, shape).astype(DTYPES[type.dtype])
         return rng.normal(size=shape).astype("f4") if type.is_float else rng.integers(0, 5, shape).astype(DTYPES[type.dtype])
 
     with mock.patch.dict(os.environ, {"NETC_EMULATOR_CHECK": "1", "NETC_EMULATOR_ORDER": order}):

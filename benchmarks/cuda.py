@@ -132,9 +132,11 @@ def summary(launches: list[dict], gpu: Gpu) -> dict:
     """What is printed of a program's launches."""
     return {"launches": len(launches), "dram_bytes": sum(row["dram_bytes"] for row in launches),
             "predicted_us": sum(row["predicted_us"] for row in launches),
-            "registers": max(row["registers"] for row in launches), "shared_bytes": max(row["shared_bytes"] for row in launches),
-            "spill_bytes": sum(row["spill_bytes"] for row in launches), "occupancy": mean(row["occupancy"] for row in launches),
-            "blocks": min((row["blocks"] for row in launches if row["flops"] >= 1e6), default=0) if "blocks" in launches[0] else None,
+            "registers": max(row["registers"] for row in launches),
+            "shared_bytes": max(row["shared_bytes"] for row in launches),
+            "spill_bytes": sum(row["spill_bytes"] for row in launches),
+            "occupancy": mean(row["occupancy"] for row in launches),
+            "blocks": min((row["blocks"] for row in launches if "blocks" in row and row["flops"] >= 1e6), default=None),
             "limits": sum(over(row, gpu) for row in launches)}
 
 
@@ -167,8 +169,9 @@ def measure(name: str, program: str, options: argparse.Namespace) -> list[dict]:
 
 
 def show(row: dict) -> None:
-    taken = f"{row['registers']:>10}{row['spill_bytes']:>8}{row['occupancy']:>10.0%}{row['limits']:>7}" if "registers" in row else ""
-    taken += f"{row['blocks']:>7}" if row.get("blocks") else ""
+    taken = ""
+    if "registers" in row:
+        taken = f"{row['registers']:>10}{row['spill_bytes']:>8}{row['occupancy']:>10.0%}{row['limits']:>7}{row['blocks'] or '':>7}"
     print(f"{row['net']:<11}{row['program']:<5}{row['batch']:>5} {row['arch']:<7}{row['made by']:<20}{row['launches']:>9}"
           f"{row['dram_bytes']:>15,}{row['predicted_us']:>13.1f}{row['ratio']:>7.2f}{taken}", flush=True)
 

@@ -21,7 +21,8 @@ from compiler.cuda import Nvcc, Nvrtc
 from compiler.ir import Graph, Node
 from compiler.passes.select_mode import select_mode
 
-SCHEDULES = (dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction(), dlight.gpu.Fallback())
+SCHEDULES = (dlight.gpu.Matmul(), dlight.gpu.GEMV(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction(),
+             dlight.gpu.Fallback())
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Launch:
 def launches(source: Graph, batch: int, compiler: Nvcc | Nvrtc, arch: str) -> list[Launch]:
     """The launches of a net in inference, in order."""
     target = Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm", "mcpu": "x86-64"})
-    passes = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern(),
-              relax.transform.FoldConstant(), relax.transform.FuseOps(), relax.transform.FuseTIR(),
+    passes = [relax.transform.DecomposeOpsForInference(), relax.transform.LegalizeOps(),
+              relax.transform.AnnotateTIROpPattern(), relax.transform.FoldConstant(), relax.transform.FuseOps(), relax.transform.FuseTIR(),
               relax.transform.DeadCodeElimination()]
     with target:
         fused = tvm.ir.transform.Sequential(passes)(_module(select_mode(source, "deploy"), batch))
@@ -85,7 +86,9 @@ def _compile(functions: Mapping[str, tirx.PrimFunc], target: Target, compiler: N
     os.environ["TVM_COMPILE_FORCE_FALLBACK"] = "1"  # else TVM compiles by itself where it finds a GPU
     text = tvm.get_global_func("target.build.cuda")(device_mod, target).inspect_source()
     taken = usage(compiler.compile(text, arch, {}))
-    kernels = {name: sorted((k for k in taken if k.rpartition("_kernel")[0] == name), key=lambda k: (len(k), k)) for name in functions}
+    kernels: dict[str, list[str]] = {name: [] for name in functions}
+    for kernel in sorted(taken, key=lambda name: (len(name), name)):
+        kernels[kernel.rpartition("_kernel")[0]].append(kernel)
     return kernels, taken
 
 
@@ -106,7 +109,8 @@ def _module(graph: Graph, batch: int) -> tvm.IRModule:
     leaves = [n for n in graph.sorted() if n.op in ("input", "parameter", "constant")]
     for node in leaves:
         shape = [d if isinstance(d, int) else batch for d in shapes.get(node.name, node.type.shape)]
-        values[node.name] = relax.Var(f"v{len(values)}", relax.TensorType(shape, {"f32": "float32", "u8": "uint8"}[node.type.dtype]))
+        type = relax.TensorType(shape, {"f32": "float32", "u8": "uint8"}[node.type.dtype])
+        values[node.name] = relax.Var(f"v{len(values)}", type)
     with builder.function("main", [values[n.name] for n in leaves]):
         with builder.dataflow():
             for node in graph.sorted():
@@ -153,5 +157,6 @@ def _lrn(x: relax.Expr, a: Mapping[str, Any], builder: relax.BlockBuilder) -> re
     squares = builder.emit(op.reshape(builder.emit(op.multiply(x, x)), (n, 1, c, h * w)))
     mean = builder.emit(op.nn.avg_pool2d(squares, (a["size"], 1), (1, 1), (half, 0, half, 0), count_include_pad=True))
     mean = builder.emit(op.reshape(mean, (n, c, h, w)))
-    base = builder.emit(op.add(builder.emit(op.multiply(mean, relax.const(a["alpha"], "float32"))), relax.const(a["k"], "float32")))
+    scaled = builder.emit(op.multiply(mean, relax.const(a["alpha"], "float32")))
+    base = builder.emit(op.add(scaled, relax.const(a["k"], "float32")))
     return op.divide(x, builder.emit(op.power(base, relax.const(a["beta"], "float32"))))

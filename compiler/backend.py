@@ -103,7 +103,8 @@ def choose(target: str, fast_math: bool = False) -> CpuBackend | CudaBackend:
     """The backend of a target's text. Raises NetcError E0701 for an unknown one, E0705 for fast_math where no GPU is."""
     kind = target.partition(":")[0]
     if kind == "cpu" and fast_math:
-        raise NetcError("E0705", f"--fast-math is for GPUs, and the target is {target}", "leave it away, or name a GPU: --target cuda:sm_90")
+        raise NetcError("E0705", f"--fast-math is for GPUs, and the target is {target}",
+                        "leave it away, or name a GPU: --target cuda:sm_90")
     if kind == "cpu":
         return CpuBackend(target)
     if kind == "cuda" or target == "cuda-emulator":

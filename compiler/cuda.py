@@ -133,7 +133,8 @@ def _bounded(source: str, told: Mapping[str, str]) -> str:
     """The source with other bounds before the names of some kernels."""
     for kernel in _kernels(source):
         if kernel.name in told:
-            source = source.replace(f"__launch_bounds__({kernel.threads}) {kernel.name}(", f"{told[kernel.name]}{kernel.name}(")
+            plain = f"__launch_bounds__({kernel.threads}) {kernel.name}("
+            source = source.replace(plain, f"{told[kernel.name]}{kernel.name}(")
     return source
 
 
@@ -151,9 +152,14 @@ class _Kernel:
     threads: int
     registers: int
 
+    @property
+    def blocks(self) -> int:
+        """How many an SM has registers for, of which threads get multiples of 8."""
+        return 65536 // (self.registers + 1 & ~7) // self.threads
+
 
 # What else ptxas may be told: how many blocks there are on an SM, or nothing that is so of the kernel's threads.
-BOUNDS = (lambda kernel: f"__launch_bounds__({kernel.threads}, {max(1, 65536 // (kernel.registers + 1 & ~7) // kernel.threads)}) ",
+BOUNDS = (lambda kernel: f"__launch_bounds__({kernel.threads}, {max(1, kernel.blocks)}) ",
           lambda kernel: f"__launch_bounds__({2 * kernel.threads}) ", lambda kernel: "")
 
 

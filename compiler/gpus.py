@@ -1,6 +1,6 @@
 """GPUs as a table: what a kernel may take of a streaming multiprocessor (SM), and how fast each kind of work goes.
 
-Limits are those of the CUDA C++ Programming Guide, "Compute Capabilities" (technical specifications per compute capability);
+Limits are those of the CUDA C++ Programming Guide, "Compute Capabilities" (technical specifications of each);
 SMs, clocks, tensor rates, memory and L2 those of one well-known card per architecture, from NVIDIA's data sheets and
 architecture whitepapers (boost clock, dense rates, half types accumulated in f32).
 """
@@ -61,8 +61,8 @@ class Gpu:
         return generation(self.arch) >= 80
 
     def time(self, flops: float, bytes: float, dtype: str = "f32") -> float:
-        """Predicted seconds of a kernel, by roofline (`compiler.cost.Machine.time`). dtype: what it multiplies, on tensor cores
-        if it is a key of `tensor`."""
+        """Predicted seconds of a kernel, by roofline (`compiler.cost.Machine.time`). dtype: what it multiplies, on tensor
+        cores if it is a key of `tensor`."""
         return max(flops / self.tensor.get(dtype, self.flops), bytes / self.bandwidth) + self.launch
 
     def resident(self, threads: int, registers: int, shared: int) -> int:

@@ -1,7 +1,7 @@
-"""Kernels of a CUDA artifact one by one, for each GPU it holds machine code for: what they take, and their predicted time.
+"""Kernels of a CUDA artifact one by one, for each GPU it holds machine code for: what they take, their predicted time.
 
-A row says {kernel, layers, arch, registers, shared_bytes, spill_bytes, occupancy, dram_bytes, flops, predicted_us} and, where
-nvdisasm is at hand, `mix` (`compiler.sass.Mix.numbers`), else None there.
+A row says {kernel, layers, arch, registers, shared_bytes, spill_bytes, occupancy, dram_bytes, flops, predicted_us}, and
+`mix` (`compiler.sass.Mix.numbers`) where nvdisasm is at hand, else None there.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ def rows(manifest: Mapping[str, Any], members: Mapping[str, bytes], program: str
         try:
             taken = usage(cubin)
         except ValueError as problem:
-            raise NetcError("E0603", f"the machine code for {arch} cannot be read: {problem}", "compile the net again") from problem
+            raise NetcError("E0603", f"the machine code for {arch} cannot be read: {problem}",
+                            "compile the net again") from problem
         mixed = sass.mixes(cubin) if sass.available() else {}
         for kernel in entry["kernels"]:
             name = kernel["function"]
             threads, tensor = kernels[name]
             flops, moved = size(kernel["flops"], sizes), size(kernel["bytes"], sizes)
             found.append({"kernel": name, "layers": kernel["layers"], "arch": arch, **_taken(taken[name], threads, gpu),
-                          "dram_bytes": moved, "flops": flops, "predicted_us": 1e6 * gpu.time(flops, moved, manifest.get("precision", "f32") if tensor else "f32"),
+                          "dram_bytes": moved, "flops": flops, 
+                          "predicted_us": 1e6 * gpu.time(flops, moved, manifest["precision"] if tensor else "f32"),
                           "mix": mixed[name].numbers() if name in mixed else None})
     return found
 
@@ -52,12 +54,14 @@ def cubins(members: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _kernels(members: Mapping[str, bytes]) -> dict[str, tuple[int, bool]]:
-    """(threads of a block, whether it calls for tensor cores) of each kernel, from the source; the machine code may have been
-    told otherwise of its threads."""
-    found = re.finditer(r"__launch_bounds__\((\d+)[^()]*\) (\w+)\([^()]*\) \{(.*?)^\}", members["kernels.cu"].decode(), re.DOTALL | re.MULTILINE)
+    """(threads of a block, whether it calls for tensor cores) of each kernel, from the source; the machine code may have
+    been told otherwise of its threads."""
+    pattern = r"__launch_bounds__\((\d+)[^()]*\) (\w+)\([^()]*\) \{(.*?)^\}"
+    found = re.finditer(pattern, members["kernels.cu"].decode(), re.DOTALL | re.MULTILINE)
     return {kernel[2]: (int(kernel[1]), "netc_mma" in kernel[3]) for kernel in found}
 
 
 def _taken(kernel: Usage, threads: int, gpu: Gpu) -> dict[str, Any]:
     occupancy = gpu.occupancy(threads, kernel.registers, kernel.shared)
-    return {"registers": kernel.registers, "shared_bytes": kernel.shared, "spill_bytes": kernel.local, "occupancy": occupancy}
+    return {"registers": kernel.registers, "shared_bytes": kernel.shared, "spill_bytes": kernel.local,
+            "occupancy": occupancy}

@@ -38,8 +38,8 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> None:
     for heading in COLUMNS:
         table.add_column(heading, justify="left" if heading == "kernel" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(short(row["layers"]), row["kernel"], f"{row['registers']}", f"{row['shared_bytes']:,}", f"{row['spill_bytes']:,}",
-                      f"{row['occupancy']:.0%}", *_mix(row["mix"]),
+        table.add_row(short(row["layers"]), row["kernel"], f"{row['registers']}", f"{row['shared_bytes']:,}",
+                      f"{row['spill_bytes']:,}", f"{row['occupancy']:.0%}", *_mix(row["mix"]),
                       f"{row['dram_bytes']:,}", f"{row['flops']:,}", f"{row['predicted_us']:.1f}")
     table.add_section()
     table.add_row(f"{len(rows)} launches", *[""] * (len(COLUMNS) - 3), f"{sum(row['dram_bytes'] for row in rows):,}",

@@ -13,11 +13,13 @@ from netc.layers import short
 @click.command(epilog="\b\nExamples:\n  netc inspect digits.netb\n  netc inspect digits.netb --kernels --batch 16\n"
                "  netc inspect digits.netb --json\n  netc inspect gpu.netb --kernels --program run --json")
 @click.argument("artifact")
-@click.option("--kernels", is_flag=True, help="List each kernel: the layers it computes, its ops, FLOPs and bytes; of GPU code what "
-              "it takes of each GPU, its instructions and predicted time.")
+@click.option("--kernels", is_flag=True,
+              help="List each kernel: the layers it computes, its ops, FLOPs and bytes; of GPU code what it takes of each GPU, "
+              "its instructions and predicted time.")
 @click.option("--program", metavar="NAME", help="With --kernels: only the kernels of this program (run, step, …).")
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(min=1), help="Batch to count at.")
-@click.option("--json", "as_json", is_flag=True, help="Print the whole manifest as JSON; with --kernels, of GPU code a row for each kernel.")
+@click.option("--json", "as_json", is_flag=True,
+              help="Print the whole manifest as JSON; with --kernels, of GPU code a row for each kernel.")
 @click.option("--extract", metavar="MEMBER", help="Write one member to standard output.")
 def command(artifact: str, kernels: bool, program: str | None, batch: int, as_json: bool, extract: str | None) -> int:
     """List what an artifact holds: target, inputs, outputs, parameters, kernels, members; hashes are verified."""

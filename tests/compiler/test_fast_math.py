@@ -27,7 +27,8 @@ def test_the_switch_reaches_the_compiler(net):
     program = load(net).program
     exact, fast = (code(program, "cuda:sm_90", **choice) for choice in ({}, {"fast_math": True}))
     assert exact[0]["target"]["fast_math"] is False and fast[0]["target"]["fast_math"] is True
-    assert exact[1]["kernels.cu"] == fast[1]["kernels.cu"] and exact[1]["kernels.sm_90.cubin"] != fast[1]["kernels.sm_90.cubin"]
+    assert exact[1]["kernels.cu"] == fast[1]["kernels.cu"]
+    assert exact[1]["kernels.sm_90.cubin"] != fast[1]["kernels.sm_90.cubin"]
 
 
 def test_both_compilers_take_it():
@@ -60,7 +61,8 @@ WITHOUT = {"large": Usage(134), "spills": Usage(64, 0, 8), "small": Usage(20)}
 @pytest.mark.parametrize(("told", "bounds", "compilations"), [
     ({"256, 2": {"large": Usage(128), "spills": Usage(86)}}, {"large": "256, 2", "spills": "256, 2"}, 3),
     ({"256, 2": {"large": Usage(128, 0, 80), "spills": Usage(86)}}, {"spills": "256, 2"}, 5),
-    ({"256, 2": {"large": Usage(128, 0, 2)}, "512": {"large": Usage(128), "spills": Usage(60)}}, {"large": "512", "spills": "512"}, 4),
+    ({"256, 2": {"large": Usage(128, 0, 2)}, "512": {"large": Usage(128), "spills": Usage(60)}},
+     {"large": "512", "spills": "512"}, 4),
     ({}, {}, 4),
 ])
 def test_bounds_are_kept_where_they_help(monkeypatch, told, bounds, compilations):
@@ -75,7 +77,8 @@ def test_bounds_are_kept_where_they_help(monkeypatch, told, bounds, compilations
 
     def taken(binary):
         text = binary.decode()
-        held = {name: next((word for word in told if f"({word}) {name}(" in text), None) for name in WITHOUT if f"{name}(float* x) {{" in text}
+        held = {name: next((word for word in told if f"({word}) {name}(" in text), None)
+                for name in WITHOUT if f"{name}(float* x) {{" in text}
         return {name: told[word].get(name, WITHOUT[name]) if word else WITHOUT[name] for name, word in held.items()}
 
     monkeypatch.setattr(cuda, "usage", taken)
@@ -90,4 +93,5 @@ def test_registers_and_threads_are_read_from_the_source():
     bodies = {"tiled": (128, "  __shared__ float s[9];\n"), "tensor": (64, "  netc_mma_m16n8k16_f16(x);\n")}
     source = "".join(KERNEL.format(threads, name) + " {\n" + body + "}\n" for name, (threads, body) in bodies.items())
     assert [(k.name, k.threads, k.registers) for k in cuda._kernels(source)] == [("tiled", 128, 128), ("tensor", 64, 255)]
-    assert [cuda.BOUNDS[0](kernel) for kernel in cuda._kernels(source)] == ["__launch_bounds__(128, 4) ", "__launch_bounds__(64, 4) "]
+    told = [cuda.BOUNDS[0](kernel) for kernel in cuda._kernels(source)]
+    assert told == ["__launch_bounds__(128, 4) ", "__launch_bounds__(64, 4) "]

@@ -51,7 +51,8 @@ def test_the_main_loop_is_the_innermost_with_most_products():
 
 
 def test_a_kernel_without_loops_counts_as_a_whole():
-    lines = sass.kernels(".text.k:\n/*0000*/ FADD R0, R0, R1 ;\n/*0010*/ FFMA R0, R0, R1, R2 ;\n/*0020*/ EXIT ;\n/*0030*/ NOP;\n")
+    lines = sass.kernels(".text.k:\n/*0000*/ FADD R0, R0, R1 ;\n/*0010*/ FFMA R0, R0, R1, R2 ;\n/*0020*/ EXIT ;\n"
+                         "/*0030*/ NOP;\n")
     assert sass._mix(lines["k"]) == sass.Mix(ffma=1, lds=0, hmma=0, issued=3, loads=0, wide=0)
 
 

@@ -1,4 +1,4 @@
-"""`netc inspect --kernels` of GPU code: a row for each kernel and GPU, with or without NVIDIA's tools; and limits that kernels keep."""
+"""`netc inspect --kernels` of GPU code: a row for each kernel and GPU, with or without NVIDIA's tools; limits are kept."""
 
 import json
 
@@ -13,7 +13,8 @@ from runtime.format import read, write
 from tests.compiler.emulator import compiler_or_skip
 from tests.netc.command import SPECS, netc
 
-KEYS = ["kernel", "layers", "arch", "registers", "shared_bytes", "spill_bytes", "occupancy", "dram_bytes", "flops", "predicted_us"]
+KEYS = ["kernel", "layers", "arch", "registers", "shared_bytes", "spill_bytes", "occupancy", "dram_bytes", "flops",
+        "predicted_us"]
 ARCHS = ["sm_80", "sm_90"]
 MODULE = f"""import "{SPECS}/inception.net" as g
 

@@ -20,7 +20,8 @@ MODULES = {14: [(480, 192, 96, 208, 16, 48, 64), (512, 160, 112, 224, 24, 64, 64
 def gemms(draw):
     dtype = draw(st.sampled_from(sorted(BYTES)))
     taps, run = draw(st.sampled_from([1, 9, 25])), draw(st.integers(1, 600))
-    return Gemm(draw(st.integers(1, 50000)), draw(st.integers(1, 3000)), taps * run, draw(st.sampled_from([1, 1, 2, 32])), dtype, run)
+    groups = draw(st.sampled_from([1, 1, 2, 32]))
+    return Gemm(draw(st.integers(1, 50000)), draw(st.integers(1, 3000)), taps * run, groups, dtype, run)
 
 
 @settings(max_examples=60, deadline=None)

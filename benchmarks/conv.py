@@ -1,12 +1,14 @@
 """Every distinct convolution of GoogLeNet, with bias and ReLU, ours beside ONNX Runtime's blocked one, one thread each.
 
     python benchmarks/conv.py [--batch 1] [--repeats 15] [--exact] [--layers 3a 4e] [--json FILE]
+    python benchmarks/conv.py --large [--batch 1]
     python benchmarks/conv.py --gradients [--batch 16] [--layers …]
 
 Both kernels run alone in this process, interleaved, on tensors that stay in place; medians of processor time. `speed`
 is ONNX Runtime's time divided by ours: above 1 we are faster. GFLOP/s count the direct sum, whatever the algorithm;
 `--exact` leaves Winograd's and Fourier's out. The total weighs each shape by how often GoogLeNet has it.
 
+`--large` takes windows of 5x5 to 31x31 on 64 maps of 56x56, and an image of one channel, in the place of GoogLeNet's.
 `--gradients` measures the kernels of a training step instead: each convolution, its gradient of the input and of the weight
 (with the bias's), and what share of the forward's GFLOP/s the gradients reach.
 """
@@ -53,6 +55,12 @@ def shapes() -> dict[Shape, tuple[str, int]]:
                   ((r5, c5, size, 5, 1, 2), f"{name}/5x5"), ((c, proj, size, 1, 1, 0), f"{name}/pool")]
     count = Counter(shape for shape, _ in found)
     return {shape: (next(name for s, name in found if s == shape), count[shape]) for shape in count}
+
+
+def large() -> dict[Shape, tuple[str, int]]:
+    """Convolutions with large windows, as `shapes` gives them."""
+    found = {(64, 64, 56, k, 1, k // 2): (f"{k}x{k}", 1) for k in (5, 7, 11, 15, 31)}
+    return {**found, (1, 64, 56, 11, 1, 5): ("image", 1)}
 
 
 def text(shape: Shape) -> str:
@@ -206,6 +214,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--exact", action="store_true")
     parser.add_argument("--layers", nargs="+", default=[""])
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
@@ -216,7 +225,7 @@ def main() -> None:
     print(f"{'layer':<9} {'shape':<28} {'ours ms':>9} {'GFLOP/s':>8} {'ORT ms':>9} {'GFLOP/s':>8} {'speed':>6}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for shape, (name, count) in shapes().items():
+        for shape, (name, count) in (large() if options.large else shapes()).items():
             if not name.startswith(tuple(options.layers)):
                 continue
             row = {"layer": name, "count": count, **measure(

@@ -16,9 +16,6 @@ from compiler.schedule import cpu
 from compiler.target import parse_cpu, required_features
 from runtime.errors import NetcError
 
-LOW_SPEED = {"": 1.0, "dot": 2.0, "tiles": 8.0}  # of products of bf16 beside those of f32 (`target.Cpu.bf16`)
-
-
 class CpuBackend:
     """LLVM: one object file."""
 
@@ -32,7 +29,7 @@ class CpuBackend:
 
     def options(self, batch: int) -> Options:
         """How programs are optimized for this target."""
-        return Options("cpu", batch, block=self.cpu.lanes, low=LOW_SPEED[self.cpu.bf16])
+        return Options("cpu", batch, block=self.cpu.lanes, low=self.cpu.low)
 
     def precisions(self) -> tuple[str, ...]:
         """What programs can be computed in."""

@@ -63,7 +63,7 @@ def _packed(graph: Graph, node: Node, context: Context) -> bool:
         return False
     weight = graph[node.inputs[1]]
     return (node.attrs["stride"] == node.attrs["dilation"] == (1, 1) and weight.op == "copy"
-            and graph.layouts.get(weight.name, PLAIN).axis == 0)
+            and graph.layouts.get(weight.name, PLAIN).axis == 0 and graph.layouts[weight.name].pair == 1)
 
 
 def _large(graph: Graph, node: Node, context: Context) -> bool:

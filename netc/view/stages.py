@@ -90,7 +90,8 @@ def options(target: str, batch: int, **others: Any) -> programs.Options:
     if kind == "cpu":
         if name not in ("", "host", *CPUS):
             raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
-        return programs.Options("cpu", batch, block=parse_cpu(target.strip()).lanes, **others)
+        cpu = parse_cpu(target.strip())
+        return programs.Options("cpu", batch, block=cpu.lanes, low=cpu.low, **others)
     if kind != "cuda":
         raise NetcError("E0701", f"there is no target `{target}`", "known are cpu, cpu:NAME and cuda:ARCH")
     gpu = nearest(name or USUAL)

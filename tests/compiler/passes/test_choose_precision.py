@@ -176,7 +176,15 @@ def test_stores_round_to_the_nearest_and_even(tmp_path, precision, target):
     np.testing.assert_array_equal(got[~np.isnan(want)], want[~np.isnan(want)])
 
 
-@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_weights_that_are_taken_one_by_one_are_rounded_and_kept_in_f32(tmp_path):
+    """10 outputs are no block; what is computed is the same."""
+    net = source(tmp_path, "  output y = x -> conv(10, 3x3) -> relu -> conv(8)")
+    graph = programs.run(net.graph, programs.Options(block=8, precision="bf16", check=True))
+    assert [[graph[i].type.dtype for i in n.inputs[:2]] for n in graph.sorted() if n.op == "conv"] == [
+        ["bf16", "f32"], ["bf16", "bf16"]]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16", "tf32"])
 def test_the_emulated_gpu_computes_the_same(tmp_path, precision):
     net = source(tmp_path, "  output y = x -> conv(4, 3x3) -> relu -> flatten -> dense(3)", "2, 5, 5")
     values, x = initialize(net.graph, 0), np.random.default_rng(0).standard_normal((2, 2, 5, 5)).astype("f4")

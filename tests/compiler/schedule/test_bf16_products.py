@@ -245,9 +245,18 @@ def test_a_whole_net_computes_what_the_interpreter_does(net, kind, monkeypatch, 
         np.testing.assert_allclose(exe(x=x[:batch])["y"], want[:batch], rtol=0, atol=2e-3)
 
 
-def test_the_cost_model_knows_what_is_faster():
-    graph = programs.run(netc.load(netc.__file__.replace("netc/__init__.py", "specs/lenet.net")).graph,
-                         programs.Options(precision="bf16", block=16, low=8.0))
-    conv = next(n for n in graph.sorted() if n.op == "conv")
+def test_the_cost_model_knows_what_is_faster(net):
+    graph = programs.run(net.graph, programs.Options(precision="bf16", block=LANES, low=8.0))
+    conv = max((n for n in graph.sorted() if n.op == "conv"), key=lambda n: cost.seconds(graph, [n], cost.MACHINES["cpu"], 64))
     slow, fast = (cost.seconds(graph, [conv], replace(cost.MACHINES["cpu"], low=low), 64) for low in (1.0, 8.0))
-    assert fast < slow
+    assert fast < slow / 2
+
+
+def test_a_convolution_by_pairs_is_no_other_algorithm(tmp_path):
+    (tmp_path / "x.net").write_text("lang 1\n\nnet x() {\n  input x: f32[N, 32, 56, 56]\n"
+                                    "  output y = x -> conv(32, 3x3, pad = 1) -> relu -> conv(32, 3x3)\n}\n")
+    source = netc.load(tmp_path / "x.net").graph
+    for low, algorithm in ((1.0, "winograd_conv"), (2.0, "conv")):
+        graph = programs.run(source, programs.Options(precision="bf16", block=LANES, low=low, check=True))
+        assert algorithm in {n.op for n in graph.nodes()}
+        assert (low == 1.0) == any(n.op == "winograd_conv" for n in graph.nodes())

@@ -82,7 +82,7 @@ class CudaBackend:
 
     def emit(self, kernels: Sequence[Any], batch: int, rank: int = 0) -> None:
         from compiler.schedule import cuda
-        cuda.emit(kernels, batch, rank=rank)
+        cuda.emit(kernels, batch, GPUS[self.options(batch).machine], rank=rank)
 
     def members(self, module: tvm.IRModule, layers: Mapping[str, str]) -> dict[str, bytes]:
         from compiler import cuda

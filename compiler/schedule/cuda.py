@@ -12,19 +12,19 @@ from compiler.gpus import GPUS, USUAL, Gpu
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
 from compiler.schedule.cuda_reduce import emit_reduce
-from compiler.schedule.cuda_index import Grid, bind, i32
+from compiler.schedule.cuda_index import Grid, Room, bind, i32
 from compiler.schedule.kernel import Kernel
 
 # Tried in order. A template returns its blocks, or None where it does not apply; then reductions and
 # the generic one make the kernel.
-TEMPLATES: dict[str, tuple[Callable[[Kernel, int, Gpu, int | None], Grid | None], ...]] = {
+TEMPLATES: dict[str, tuple[Callable[[Kernel, int, Room], Grid | None], ...]] = {
     "conv": (emit_conv,),
     "conv_input_grad": (emit_conv_input_grad,),
     "conv_weight_grad": (emit_conv_weight_grad,),
     "matmul": (emit_matmul,),
 }
 BLOCKS = 128, 256, 64  # threads of a block that variants of a kernel have
-SHARED_LAUNCH = 128  # threads of a block, where kernels that like different numbers share a launch
+SHARED_LAUNCH = 128  # threads of a block, where kernels share a launch
 
 
 def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: int = 0) -> None:
@@ -34,12 +34,16 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
     rank: 0 for what is predicted to be best, 1 and 2 for the best of blocks of other sizes, for `netc tune`.
     The function holds nothing else but declarations, takes pointers and numbers, and returns nothing.
     """
-    grids = [_grid(kernel, batch, gpu, None) for kernel in kernels]
-    if len({grid.threads for grid in grids}) > 1:
-        grids = [_grid(kernel, batch, gpu, SHARED_LAUNCH) for kernel in kernels]
+    grids = [_grid(kernel, batch, Room(gpu)) for kernel in kernels]
+    if len(grids) > 1:
+        # Each is made for its part of the GPU, in proportion to predicted time.
+        total = sum(grid.seconds for grid in grids)
+        grids = [_grid(kernel, batch, Room(gpu, SHARED_LAUNCH, max(1, round(gpu.sms * grid.seconds / total)) if total else None))
+                 for kernel, grid in zip(kernels, grids)]
     if rank:
         threads = [size for size in BLOCKS if size != grids[0].threads][rank - 1]
-        grids = [_grid(kernel, batch, gpu, threads) for kernel in kernels]
+        grids = [_grid(kernel, batch, Room(gpu, threads)) for kernel in kernels]
+    grids.sort(key=lambda grid: -grid.seconds)  # long blocks begin first
     counts = [i32(grid.blocks) for grid in grids]
     words = max(grid.words for grid in grids)
     with T.launch_thread("blockIdx.x", sum(counts[1:], start=counts[0])) as block:
@@ -48,11 +52,11 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
             _branch(list(zip(grids, counts)), i32(block), i32(thread), shared, 0)
 
 
-def _grid(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid:
+def _grid(kernel: Kernel, batch: int, room: Room) -> Grid:
     for template in TEMPLATES.get(kernel.op.name, ()):
-        if grid := template(kernel, batch, gpu, threads):
+        if grid := template(kernel, batch, room):
             return grid
-    return emit_reduce(kernel, batch, gpu, threads) or emit_generic(kernel, threads)
+    return emit_reduce(kernel, batch, room) or emit_generic(kernel, room.threads)
 
 
 def _branch(grids: Sequence[tuple[Grid, Any]], block: Any, thread: Any, shared: Any, counter: int) -> None:

@@ -14,15 +14,14 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from compiler.gpus import Gpu
 from compiler.ops.base import Operand
 from compiler.schedule.cuda_gemm import Product, Side
-from compiler.schedule.cuda_index import Grid, Reader, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
+from compiler.schedule.cuda_index import Grid, Reader, Room, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
 from compiler.schedule.cuda_product import plan
 from compiler.schedule.kernel import Kernel
 
 
-def emit_conv(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+def emit_conv(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     """The blocks of `conv`; None where this template does not apply."""
     x, w, *bias = kernel.operands
     if not _applies(kernel, x.shape[2:], kernel.shape[2:]):
@@ -38,11 +37,11 @@ def emit_conv(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid
     step = _channels_and_taps(inputs, taps, last)
     extent = inputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), kernel, batch, gpu, threads)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), kernel, batch, gpu, threads)
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), kernel, batch, room)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), kernel, batch, room)
 
 
-def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+def emit_conv_input_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     """The blocks of `conv_input_grad`: of a result position, the windows that it was in."""
     g, w = kernel.operands
     if not _applies(kernel, kernel.shape[2:], g.shape[2:]):
@@ -62,11 +61,11 @@ def emit_conv_input_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | No
     step = _channels_and_taps(outputs, taps, last)
     extent = outputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), kernel, batch, gpu, threads)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), kernel, batch, gpu, threads)
+        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), kernel, batch, room)
+    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), kernel, batch, room)
 
 
-def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+def emit_conv_weight_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     """The blocks of `conv_weight_grad`: a sum over all positions of all images."""
     g, x = kernel.operands
     if not _applies(kernel, x.shape[2:], g.shape[2:]):
@@ -94,10 +93,10 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, gpu: Gpu, threads: int | N
 
     rows = Side(outputs, lambda group, o: reader.start([0, group * outputs + o, *_none(out)]), _always, gradient, along, width)
     return plan(Product(rows, _columns(kernel, x, inputs, out), product([g.shape[0], *out]), step, a.groups,
-                        *_store_weights(kernel, outputs, inputs, _channels_last(x))), kernel, batch, gpu, threads)
+                        *_store_weights(kernel, outputs, inputs, _channels_last(x))), kernel, batch, room)
 
 
-def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+def emit_matmul(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     """The blocks of `matmul`."""
     x, y, *bias = kernel.operands
     if not all(o.computed for o in kernel.operands):
@@ -123,7 +122,7 @@ def emit_matmul(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Gr
         _lanes(width, lambda lane: kernel.store((row[0], n + lane), _plus(value(lane), bias, n + lane)))
 
     return plan(Product(side(x, rows, a.transpose_a), side(y, columns, not a.transpose_b), extent,
-                        lambda base, within, depth: [base + within], 1, lambda group, m: [m], store, width), kernel, batch, gpu, threads)
+                        lambda base, within, depth: [base + within], 1, lambda group, m: [m], store, width), kernel, batch, room)
 
 
 # --- operands --------------------------------------------------------------------------------------------------------

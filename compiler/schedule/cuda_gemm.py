@@ -82,7 +82,8 @@ class Emitter:
     @property
     def grid(self) -> Grid:
         words = 2 * self.tile.k * sum(self.lengths)
-        return Grid(self.all * self.split, self.threads, self.emit, words, 0 if self.split == 1 else self.most)
+        return Grid(self.all * self.split, self.threads, self.emit, words, 0 if self.split == 1 else self.most,
+                    self.tile.seconds)
 
     def emit(self, block: Any, thread: Any, shared: Any, counter: int) -> None:
         if self.split == 1:

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
+from compiler.gpus import Gpu
 from compiler.ops.base import Operand
 from compiler.scalar import widened
 
@@ -24,7 +25,7 @@ class Grid:
     """One kernel's blocks. blocks: how many; threads: of each; words: f32 of shared memory that a block uses.
 
     counters: how many counters they share. emit(block, thread, shared, counter): the statements of one block; `shared` is a
-    buffer of at least `words`, `counter` the number of the first counter.
+    buffer of at least `words`, `counter` the number of the first counter. seconds: predicted, of what is predicted at all.
     """
 
     blocks: Any
@@ -32,6 +33,17 @@ class Grid:
     emit: Callable[[Any, Any, Any, int], None]
     words: int = 0
     counters: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a kernel may take of a GPU: threads of a block where kernels of one launch have to agree, None for any; sms: how
+    many it can count on, None for all."""
+
+    gpu: Gpu
+    threads: int | None = None
+    sms: int | None = None
 
 
 def i32(value: Any) -> Any:

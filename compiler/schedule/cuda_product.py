@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from compiler.gpus import Gpu
 from compiler.ir import LOW
 from compiler.ops.base import products
 from compiler.schedule.cuda_gemm import Emitter, Product
-from compiler.schedule.cuda_index import Grid, assumed
+from compiler.schedule.cuda_index import Grid, Room, assumed
 from compiler.schedule.cuda_mma import TensorEmitter
 from compiler.schedule.cuda_tiles import Gemm, Tile, rank
 from compiler.schedule.kernel import Kernel
@@ -16,19 +15,19 @@ KEPT = 80  # registers of 128; the rest is for addresses and for what is multipl
 SMALL, SMALL_TENSOR = Tile(32, 64, 8, 4, 4), Tile(32, 64, 8, 16, 32, dtype="tf32")
 
 
-def plan(product: Product, kernel: Kernel, batch: int, gpu: Gpu, threads: int | None = None) -> Grid | None:
-    """The blocks of a product that makes `kernel`; `threads` of each where that is given. None where operands
+def plan(product: Product, kernel: Kernel, batch: int, room: Room) -> Grid | None:
+    """The blocks of a product that makes `kernel`. None where operands
     are to be rounded to what the GPU does not know."""
     m, n, k = (assumed(extent, batch) for extent in (product.a.extent, product.b.extent, product.extent))
-    if tensor_cores(kernel) and "tf32" in gpu.tensor:
+    if tensor_cores(kernel) and "tf32" in room.gpu.tensor:
         emitter, dtype, small = TensorEmitter, "tf32", SMALL_TENSOR
     elif products(kernel.a):
         return None
     else:
         emitter, dtype, small = Emitter, "f32", SMALL
-    tiles = [tile for tile in rank(Gemm(m, n, k, product.groups, dtype, run=product.run), gpu, count=1000)
+    tiles = [tile for tile in rank(Gemm(m, n, k, product.groups, dtype, run=product.run), room.gpu, room.sms, count=1000)
              if (product.run or tile.k) % tile.k == 0 and kept(tile) <= KEPT]
-    for wanted in ((threads,),) if threads else ((128, 256), (64, 32)):
+    for wanted in ((room.threads,),) if room.threads else ((128, 256), (64, 32)):
         if tile := next((tile for tile in tiles if tile.threads in wanted), None):
             return emitter(product, kernel, tile, batch).grid
     return emitter(product, kernel, small, batch).grid

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from compiler import scalar
 from compiler.gpus import WARP, Gpu
 from compiler.ops.base import Operand, Reduce
-from compiler.schedule.cuda_index import Grid, assumed, bind, i32, i64, product, static, unflatten
+from compiler.schedule.cuda_index import Grid, Room, assumed, bind, i32, i64, product, static, unflatten
 from compiler.schedule.kernel import COUNTERS, Kernel
 
 THREADS = 256
@@ -26,17 +26,17 @@ SHORT = 32  # elements of a result; fewer are left to one thread
 STEPS = 4  # that a thread of a part makes at least
 
 
-def emit_reduce(kernel: Kernel, batch: int, gpu: Gpu, threads: int | None) -> Grid | None:
+def emit_reduce(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     """The blocks of an op that is a reduction, where its results are few and long; else None."""
     element = compute(kernel, [i64(0) for _ in kernel.shape])
     if not isinstance(element, Reduce):
         return None
-    threads = threads or THREADS
+    threads = room.threads or THREADS
     results, long = (assumed(product(extents), batch) for extents in (kernel.shape, element.extents))
     width = WARP if _neighbours(kernel) and results >= WARP else 1
     if results > FEW or long < (SHORT if width > 1 else threads):
         return None
-    return _Blocks(kernel, element, threads, width, results, long, gpu).grid
+    return _Blocks(kernel, element, threads, width, results, long, room.gpu).grid
 
 
 def compute(kernel: Kernel, index: Sequence[Any]) -> Any:

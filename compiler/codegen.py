@@ -27,13 +27,17 @@ LOWERING = (
     s_tir.transform.CanonicalizeLoop, tirx.transform.StmtSimplify,
     s_tir.transform.LowerOpaqueBlock,  # takes loops of one turn away
     tirx.transform.FlattenBuffer, tirx.transform.BF16ComputeLegalize, tirx.transform.NarrowDataType,
-    tirx.transform.VectorizeLoop, tirx.transform.StorageRewrite, tirx.transform.UnrollLoop, tirx.transform.StmtSimplify,
+    tirx.transform.VectorizeLoop, tirx.transform.StorageRewrite,
+    tirx.transform.StmtSimplify, tirx.transform.UnrollLoop,  # in this order: what is unrolled LLVM folds, and faster
     s_tir.transform.RewriteUnsafeSelect, tirx.transform.AnnotateEntryFunc, tirx.transform.MakePackedAPI,
     tirx.transform.BF16StorageLegalize, tirx.transform.LowerTVMBuiltin, tirx.transform.LowerIntrin)
 ARGUMENTS = {tirx.transform.NarrowDataType: (32,), tirx.transform.VectorizeLoop: (True,)}
 
-# Schedules write loops as they are to run: what LLVM would look for beyond that takes half of its time, and finds nothing.
+# Long functions are made of register tiles, whose loops schedules write as they are to run: what LLVM would look for beyond
+# that takes two thirds of its time, and finds nothing.
+LONG = 150  # lines
 QUICK = (
+    "-unroll-threshold-default:uint=20",              # loops unrolled beyond what schedules ask for
     "-unroll-max-iteration-count-to-analyze:uint=0",  # what loops would become if they were unrolled
     "-disable-lsr:bool=true",                         # other induction variables
     "-dag-maps-huge-region:uint=32",                  # the order of memory accesses in long blocks, quadratic in these
@@ -54,7 +58,7 @@ def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -
 
     target: a TVM target. Functions of the module without a symbol must be called from those that have one only.
     """
-    settings = json.dumps([tvm.__version__, [p.__name__ for p in LOWERING], QUICK, dict(target)], sort_keys=True)
+    settings = json.dumps([tvm.__version__, [p.__name__ for p in LOWERING], QUICK, LONG, dict(target)], sort_keys=True)
     functions = {var.name_hint: function for var, function in module.functions.items()}
     symbols = {name: f"netc_{_key(function, settings)}" for name, function in functions.items()
                if "global_symbol" not in function.attrs}
@@ -73,23 +77,30 @@ def build(module: tvm.IRModule, target: Mapping[str, Any], store: cache.Cache) -
 
 def compile_all(work: Mapping[str, Mapping[str, tirx.PrimFunc]], target: Mapping[str, Any]) -> dict[str, bytes]:
     """The object of each entry, by its key: on all cores, what is longest first."""
-    def length(key: str) -> int:
-        return sum(len(function.script()) for function in work[key].values())
+    lines = {key: sum(map(_lines, functions.values())) for key, functions in work.items()}
+    order, cores = sorted(work, key=lines.__getitem__, reverse=True), len(os.sched_getaffinity(0))
 
-    order, cores = sorted(work, key=length, reverse=True), len(os.sched_getaffinity(0))
+    def compiled(index: int) -> bytes:
+        return compile_functions(work[order[index]], target, quick=lines[order[index]] >= LONG)
+
     if len(order) < 2 or cores < 2:
-        return {key: compile_functions(work[key], target) for key in order}
-    made = workers.spread(lambda i: compile_functions(work[order[i]], target), len(order), cores)
-    return dict(zip(order, made))
+        return {key: compiled(index) for index, key in enumerate(order)}
+    return dict(zip(order, workers.spread(compiled, len(order), cores)))
 
 
-def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> bytes:
-    """The object of these functions; one without a symbol gets its name as symbol, with plain C arguments."""
+def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any], quick: bool = False) -> bytes:
+    """The object of these functions; one without a symbol gets its name as symbol, with plain C arguments.
+
+    quick: without LLVM's searches (QUICK)."""
     with tempfile.TemporaryDirectory() as folder, _llvm:
         path = os.path.join(folder, "host.o")
-        generate(functions, {**target, "opt-level": 2, "cl-opt": list(QUICK)}).write_to_file(path)
+        generate(functions, {**target, "opt-level": 1, "cl-opt": list(QUICK)} if quick else target).write_to_file(path)
         with open(path, "rb") as stream:
             return stream.read()
+
+
+def _lines(function: tirx.PrimFunc) -> int:
+    return function.script().count("\n")
 
 
 def generate(functions: Mapping[str, tirx.PrimFunc], target: Mapping[str, Any]) -> Any:

@@ -156,7 +156,7 @@ class Executable:
         steps = self.programs["prepare"]["kernels"] if "prepare" in self.programs else []
         kept = max((entry["parameter_bytes"] for name, entry in self.programs.items() if name != "prepare"), default=0)
         passing = {path for path in found if parameters.table[path]["offset"] >= kept} if self.device == "cpu" else set()
-        passing &= {path for step in steps for path in step["reads"]}
+        passing &= {path for step in steps for path in step.get("reads", ())}
         for path in found:
             if path not in passing:
                 parameters[path] = found[path][path]
@@ -164,7 +164,7 @@ class Executable:
             self.prepare()
             return
         bound, pace = self.bind("prepare", {}), threads.Pace() if self._spreads else None
-        last = {path: number for number, step in enumerate(steps) for path in step["reads"]}
+        last = {path: number for number, step in enumerate(steps) for path in step.get("reads", ())}
         here: set[str] = set()
         for number, step in enumerate(steps):
             for path in passing.intersection(step["reads"]) - here:

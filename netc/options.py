@@ -17,7 +17,7 @@ SET = click.option("--set", "settings", multiple=True, metavar="NAME=VALUE",
 MEMORY = click.option("--memory-budget", "memory", metavar="SIZE", callback=lambda context, option, value: parse_bytes(value),
                       help="Memory that intermediate tensors may take, e.g. 512MiB: tensors are computed again to fit.")
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-EXACT = click.option("--exact", is_flag=True, help="Only sums as the text has them: no Winograd convolutions (error 3e-6).")
+EXACT = click.option("--exact", is_flag=True, help="Only sums as the text has them: no Winograd or Fourier convolutions (error 3e-6).")
 PRECISION = click.option("--precision", type=click.Choice(["f32", "bf16", "f16", "tf32"]), default="f32", show_default=True,
                          help="Of the operands of products, and (bf16, f16) of what lies between layers; sums are f32.")
 SEARCH = click.option("--search", metavar="SECONDS", default=0.0, type=click.FloatRange(min=0.0),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import GPUS, USUAL, Gpu
 from compiler.schedule.cuda_conv import emit_conv, emit_conv_input_grad, emit_conv_weight_grad, emit_matmul
 from compiler.schedule.cuda_generic import emit_generic
-from compiler.schedule.cuda_reduce import emit_reduce
 from compiler.schedule.cuda_index import Grid, Room, bind, i32
+from compiler.schedule.cuda_reduce import emit_reduce
 from compiler.schedule.kernel import Kernel
 
 # Tried in order. A template returns its blocks, or None where it does not apply; then reductions and
@@ -37,9 +36,9 @@ def emit(kernels: Sequence[Kernel], batch: int, gpu: Gpu = GPUS[USUAL], rank: in
     grids = [_grid(kernel, batch, Room(gpu)) for kernel in kernels]
     if len(grids) > 1:
         # Each is made for its part of the GPU, in proportion to predicted time.
-        total = sum(grid.seconds for grid in grids)
-        grids = [_grid(kernel, batch, Room(gpu, SHARED_LAUNCH, max(1, round(gpu.sms * grid.seconds / total)) if total else None))
-                 for kernel, grid in zip(kernels, grids)]
+        total = sum(grid.seconds for grid in grids) or 1.0
+        parts = [max(1, round(gpu.sms * grid.seconds / total)) for grid in grids]
+        grids = [_grid(kernel, batch, Room(gpu, SHARED_LAUNCH, part)) for kernel, part in zip(kernels, parts)]
     if rank:
         threads = [size for size in BLOCKS if size != grids[0].threads][rank - 1]
         grids = [_grid(kernel, batch, Room(gpu, threads)) for kernel in kernels]

@@ -16,7 +16,21 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.ops.base import Operand
 from compiler.schedule.cuda_gemm import Product, Side
-from compiler.schedule.cuda_index import Grid, Reader, Room, both, i32, i64, product, side_by_side, split, static, strides, truncdiv, vector
+from compiler.schedule.cuda_index import (
+    Grid,
+    Reader,
+    Room,
+    both,
+    i32,
+    i64,
+    product,
+    side_by_side,
+    split,
+    static,
+    strides,
+    truncdiv,
+    vector,
+)
 from compiler.schedule.cuda_product import plan
 from compiler.schedule.kernel import Kernel
 
@@ -37,8 +51,10 @@ def emit_conv(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     step = _channels_and_taps(inputs, taps, last)
     extent = inputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, outputs, bias), _run(inputs)), kernel, batch, room)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, outputs, bias), _run(inputs)), kernel, batch, room)
+        sides, stored = (positions, weights), _store_channels(kernel, outputs, bias)
+    else:
+        sides, stored = (weights, positions), _store_positions(kernel, outputs, bias)
+    return plan(Product(*sides, extent, step, a.groups, *stored, _run(inputs)), kernel, batch, room)
 
 
 def emit_conv_input_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None:
@@ -61,8 +77,10 @@ def emit_conv_input_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None:
     step = _channels_and_taps(outputs, taps, last)
     extent = outputs * prod(taps)
     if _channels_last_result(kernel):
-        return plan(Product(positions, weights, extent, step, a.groups, *_store_channels(kernel, inputs, []), _run(outputs)), kernel, batch, room)
-    return plan(Product(weights, positions, extent, step, a.groups, *_store_positions(kernel, inputs, []), _run(outputs)), kernel, batch, room)
+        sides, stored = (positions, weights), _store_channels(kernel, inputs, [])
+    else:
+        sides, stored = (weights, positions), _store_positions(kernel, inputs, [])
+    return plan(Product(*sides, extent, step, a.groups, *stored, _run(outputs)), kernel, batch, room)
 
 
 def emit_conv_weight_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None:
@@ -70,7 +88,7 @@ def emit_conv_weight_grad(kernel: Kernel, batch: int, room: Room) -> Grid | None
     g, x = kernel.operands
     if not _applies(kernel, x.shape[2:], g.shape[2:]):
         return None
-    a, taps = kernel.a, tuple(kernel.a.kernel)
+    a = kernel.a
     outputs, inputs = static(g.shape[1]) // a.groups, static(kernel.shape[1])
     if a.groups > 1 and min(outputs, inputs) < 4:
         return None
@@ -130,7 +148,7 @@ def emit_matmul(kernel: Kernel, batch: int, room: Room) -> Grid | None:
 
 def _applies(kernel: Kernel, source: Sequence[Any], out: Sequence[Any]) -> bool:
     """Computed in f32, and maps of known size."""
-    return (all(o.computed for o in kernel.operands) and all(static(size) is not None for size in (*source, *out)))
+    return all(o.computed for o in kernel.operands) and all(static(size) is not None for size in (*source, *out))
 
 
 def _channels_last(x: Operand) -> bool:
@@ -255,13 +273,16 @@ def _weights(w: Operand, outputs: int, inputs: int, taps: tuple[int, ...], last:
     steps = strides(w)
     row = steps is not None and static(steps[0]) == 1 and outputs > 1
     # Taps within channels are what a weight's own order is: k is then one number.
-    whole = not last and not _run(inputs) and steps is not None and all(side_by_side(w, i, i + 1) for i in range(1, len(taps) + 1))
-    width = vector(w, 0, outputs) if row else vector(w, len(w.shape) - 1, inputs * prod(taps)) if whole else vector(w, 1)
+    whole = (not last and not _run(inputs) and steps is not None
+             and all(side_by_side(w, i, i + 1) for i in range(1, len(taps) + 1)))
+    width = (vector(w, 0, outputs) if row else vector(w, len(w.shape) - 1, inputs * prod(taps)) if whole
+             else vector(w, 1))
 
     reader = Reader(w, width)
 
     def read(place: Sequence[Any], step: Sequence[Any], lane: Any) -> Any:
-        return reader.read(place, [None, None, *_none(taps[1:]), step[0]] if whole and not row else [None, *step[1:]], lane)
+        flat = whole and not row
+        return reader.read(place, [None, None, *_none(taps[1:]), step[0]] if flat else [None, *step[1:]], lane)
 
     return Side(outputs, lambda group, o: reader.start([group * outputs + o, *_none(w.shape[1:])]), _always, read,
                 "row" if row else "k", width)

@@ -18,8 +18,9 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.gpus import WARP
 from compiler.schedule.cuda_index import Grid, assumed, bind, both, ceildiv, i32, i64, static, truncdiv
-from compiler.schedule.kernel import COUNTERS, Kernel
 from compiler.schedule.cuda_tiles import Tile
+from compiler.schedule.kernel import COUNTERS, Kernel
+
 
 @dataclass(frozen=True)
 class Side:
@@ -107,9 +108,10 @@ class Emitter:
         per_group = rows * columns
         group = i32(0) if product.groups == 1 else bind(tirx.truncdiv(number, i32(per_group)))
         turn = number if product.groups == 1 else tirx.truncmod(number, i32(per_group))
-        first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m), bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
-        loaders = [_Loader(self, side, group, at, thread, shared, size, length, start) for side, at, size, length, start in zip(
-            (product.a, product.b), first, (tile.m, tile.n), self.lengths, self.starts)]
+        first = (bind(tirx.truncdiv(turn, i32(columns))) * i32(tile.m),
+                 bind(tirx.truncmod(turn, i32(columns))) * i32(tile.n))
+        loaders = [_Loader(self, side, group, at, thread, shared, *place) for side, at, place in zip(
+            (product.a, product.b), first, zip((tile.m, tile.n), self.lengths, self.starts))]
         sums = T.alloc_buffer((self.own,), "float32", scope="local")
         with T.unroll(0, self.own) as i:
             T.buffer_store(sums, tirx.const(0.0, "float32"), [i])
@@ -150,7 +152,8 @@ class Emitter:
         with T.unroll(0, each) as i, T.vectorized(0, 4) as lane:
             T.buffer_store(memory, sums[i * 4 + lane], at(part, i, lane))
         counters = self.kernel.counters()
-        T.buffer_store(last, T.call_extern("int32", "netc_last_block", T.address_of(counters[number + counter]), parts), [0])
+        mine = T.address_of(counters[number + counter])
+        T.buffer_store(last, T.call_extern("int32", "netc_last_block", mine, parts), [0])
         with T.If(last[0] != 0), T.Then():
             with T.unroll(0, each * 4) as i:
                 T.buffer_store(sums, tirx.const(0.0, "float32"), [i])

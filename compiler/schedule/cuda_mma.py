@@ -64,4 +64,5 @@ class TensorEmitter(Emitter):
                 with T.unroll(0, columns) as j, T.unroll(0, 2 // width) as rest:
                     n = first[1] + column + j * N + t * 2 + rest * width
                     with where(None if self.whole(product.b, tile.n) else n < i32(product.b.extent)):
-                        product.store(place, group, n, lambda lane: sums[(i * columns + j) * 4 + half * 2 + rest * width + lane], width)
+                        at = (i * columns + j) * 4 + half * 2 + rest * width
+                        product.store(place, group, n, lambda lane, at=at: sums[at + lane], width)

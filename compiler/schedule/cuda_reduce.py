@@ -8,7 +8,6 @@ parts, blocks of their own, and the last block combines them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -113,7 +112,8 @@ class _Blocks:
             T.buffer_store(memory, sums.value[0], [(group * self.parts + part) * self.width + thread])
         last = T.alloc_buffer((1,), "int32", scope="local")
         counters = self.kernel.counters()
-        T.buffer_store(last, T.call_extern("int32", "netc_last_block", T.address_of(counters[group + counter]), i32(self.parts)), [0])
+        mine = T.address_of(counters[group + counter])
+        T.buffer_store(last, T.call_extern("int32", "netc_last_block", mine, i32(self.parts)), [0])
         with T.If(tirx.all(last[0] != 0, thread < self.width, at < i32(self.results))), T.Then():
             sums.add_parts(i32(self.parts), lambda other: memory[(group * self.parts + other) * self.width + thread])
             self.kernel.store(tuple(index), sums.finish())

@@ -167,7 +167,7 @@ def vector(x: Operand, axis: int, extent: int | None = None, widths: Sequence[in
     where they do not lie side by side."""
     steps = strides(x)
     extent = static(x.shape[axis]) if extent is None else extent
-    if steps is None or x.dtype != "float32" or static(steps[axis]) != 1 or extent is None:
+    if steps is None or x.dtype not in ("float32", "float16", "uint16") or static(steps[axis]) != 1 or extent is None:
         return 1
     analyzer = Analyzer()
     others = [step for at, step in enumerate(steps) if at != axis and static(x.shape[at]) != 1]

@@ -1,8 +1,8 @@
 """Operands of products, and tensors between layers, in 16 bits; or products of operands rounded to tf32.
 
-Precision is not structure: a text says nothing of it, results and inputs keep their types, and parameters stay f32 where the
-user sees them. A product takes 16-bit operands and sums in f32. What only moves or bends values follows its operands, and
-rounds where it stores. Everything else (softmax, losses, statistics, powers) is computed and kept in f32.
+Precision is not structure: a text says nothing of it, results and inputs keep their types, and parameters stay f32
+where the user sees them. A product takes 16-bit operands and sums in f32. What only moves or bends values follows its
+operands, and rounds where it stores. Everything else (softmax, losses, statistics, powers) is computed and kept in f32.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from runtime.errors import NetcError
 
 PRECISIONS = ("f32", *sorted(LOW), "tf32")
 # What may be rounded behind it, as it stores: it moves values, takes one of several, a mean, or bends them.
-FOLLOW = ("add", "avg_pool", "broadcast_to", "clip", "concat", "copy", "elu", "flatten", "gelu", "hard_sigmoid", "hard_swish",
-          "hard_tanh", "leaky_relu", "max", "max_pool", "maximum", "mean", "minimum", "mul", "neg", "pad", "relu", "relu6",
-          "reshape", "selu", "sigmoid", "silu", "slice", "softplus", "sub", "tanh", "transpose", "where")
+FOLLOW = ("add", "avg_pool", "broadcast_to", "clip", "concat", "copy", "elu", "flatten", "gelu", "hard_sigmoid",
+          "hard_swish", "hard_tanh", "leaky_relu", "max", "max_pool", "maximum", "mean", "minimum", "mul", "neg", "pad",
+          "relu", "relu6", "reshape", "selu", "sigmoid", "silu", "slice", "softplus", "sub", "tanh", "transpose", "where")
 
 
 def check(precision: str, names: Collection[str], backend: Any) -> None:
-    """Raises NetcError where programs cannot be compiled in a precision: E0752 for an unknown one, E0751 for training, E0750
-    where the target does not compute in it."""
+    """Raises NetcError where programs cannot be compiled in a precision: E0752 for an unknown one, E0751 for
+    training, E0750 where the target does not compute in it."""
     if precision not in PRECISIONS:
         raise NetcError("E0752", f"there is no precision `{precision}`", f"known are {', '.join(PRECISIONS)}")
     if precision != "f32" and "step" in names:
@@ -39,7 +39,8 @@ def check(precision: str, names: Collection[str], backend: Any) -> None:
                         f"what it knows is {', '.join(known)}")
 
 
-@graph_pass("choose_precision", training=False, reason="steps are computed in f32: small gradients would be rounded away")
+@graph_pass("choose_precision", training=False,
+            reason="steps are computed in f32: small gradients would be rounded away")
 def choose_precision(graph: Graph, context: Context) -> list[Rewrite]:
     """Reads operands of products in the precision that was asked for, and keeps what lies between layers in it."""
     if context.precision == "f32":
@@ -47,7 +48,8 @@ def choose_precision(graph: Graph, context: Context) -> list[Rewrite]:
     if not context.packed:
         return [Rewrite("products stay in f32", (), taken=False, why="weights change while this is used")]
     fixed = all_fixed(graph)
-    products = [node for node in graph.sorted() if node.op in PRODUCTS and node.type.dtype == "f32" and node.name not in fixed]
+    products = [node for node in graph.sorted()
+                if node.op in PRODUCTS and node.type.dtype == "f32" and node.name not in fixed]
     if context.precision == "tf32":
         for node in products:
             graph.update(node.name, attrs={**node.attrs, "products": "tf32"})
@@ -106,9 +108,9 @@ def _cast(graph: Graph, name: str, dtype: str, reader: Node, casts: dict[tuple[s
     if node.type.dtype == dtype:
         return name
     if (name, dtype) not in casts:
-        origins = node.origins or reader.origins
-        casts[name, dtype] = graph.add(Node(graph.fresh(f"{name}/{dtype}"), "cast", (name,), TensorType(dtype, node.type.shape),
-                                            {"dtype": dtype}, origins))
+        type = TensorType(dtype, node.type.shape)
+        casts[name, dtype] = graph.add(Node(graph.fresh(f"{name}/{dtype}"), "cast", (name,), type, {"dtype": dtype},
+                                            node.origins or reader.origins))
     return casts[name, dtype]
 
 
@@ -122,6 +124,6 @@ def _declined(graph: Graph, casts: dict[tuple[str, str], str]) -> list[Rewrite]:
     """What reads a tensor of 16 bits, and stays in f32."""
     found = {user.name: user for (_, dtype), cast in casts.items() if dtype == "f32" for user in graph.users(cast)
              if not is_view(user)}
-    return [Rewrite(f"{node.name} ({node.op}) stays in f32", layers(node), False, 0.0,
-                    "it loses more than its operands do" if REGISTRY[node.op].pointwise else "it sums, or compares, many values")
+    why = {True: "it loses more than its operands do", False: "it sums, or compares, many values"}
+    return [Rewrite(f"{node.name} ({node.op}) stays in f32", layers(node), False, 0.0, why[REGISTRY[node.op].pointwise])
             for node in found.values()]

@@ -1,5 +1,5 @@
-"""Convolutions of 16-bit activations on CPUs that multiply in f32: an image, or rows of it, is widened once into a thread's
-scratch, from which all blocks of outputs read it; weights are widened as they are loaded.
+"""Convolutions of 16-bit activations on CPUs that multiply in f32: an image, or rows of it, is widened once into a
+thread's scratch, from which all blocks of outputs read it; weights are widened as they are loaded.
 """
 
 from __future__ import annotations

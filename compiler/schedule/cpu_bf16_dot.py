@@ -1,8 +1,8 @@
-"""Convolutions on CPUs that sum two products of bf16 in each lane (AVX512-BF16, `vdpbf16ps`): the register tile of direct
-convolutions, whose steps are pairs of inputs.
+"""Convolutions on CPUs that sum two products of bf16 in each lane (AVX512-BF16, `vdpbf16ps`): the register tile of
+direct convolutions, whose steps are pairs of inputs.
 
-A step loads n vectors of 32 weights and broadcasts m pairs of inputs, 32 bits each, from memory. A blocked input is read
-where it lies; any other is copied band by band, by pairs.
+A step loads n vectors of 32 weights and broadcasts m pairs of inputs, 32 bits each, from memory. A blocked input is
+read where it lies; any other is copied band by band, by pairs.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class Dot(Direct):
                 for j, acc in enumerate(sums):
                     outputs = T.reinterpret(f"int32x{lanes}", w[
                         first + j, ky, kx, part * (self.chunk // 2) + pair, ramp(0, 2 * lanes)])
-                    T.buffer_store(acc, T.call_extern(f"float32x{lanes}", "netc_dot", acc[i, ramp(0, lanes)], inputs, outputs),
-                                   [i, ramp(0, lanes)])
+                    place = [i, ramp(0, lanes)]
+                    total = T.call_extern(f"float32x{lanes}", "netc_dot", acc[*place], inputs, outputs)
+                    T.buffer_store(acc, total, place)
         for j, acc in enumerate(sums):
             def emit(store: Callable, j: int = j, acc: Any = acc) -> None:
                 with T.unroll(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:
@@ -141,7 +142,8 @@ class LowBand:
     buffer: Any
 
     def fill(self, n: Any, slot: Any, y0: Any, count: Any) -> Callable[[Any, Any, Any, Any], tuple[Any, ...]]:
-        """Copies the rows that `count` result rows from `y0` on read; gives where an element (chunk, y, x, input) lies."""
+        """Copies the rows that `count` result rows from `y0` on read; gives where an element (chunk, y, x, input)
+        lies."""
         view = self.conv.window
         first = bound(y0 * view.stride[0] - view.pad[0])
         together = self._together()
@@ -167,7 +169,8 @@ class LowBand:
     def _together(self) -> int:
         """How many inputs lie together both in the source and here."""
         x = self.conv.kernel.operands[0]
-        return gcd(self.chunk, x.layout.block) if x.buffer is not None and x.layout.block > 1 and x.layout.axis == 1 else 1
+        blocked = x.buffer is not None and x.layout.block > 1 and x.layout.axis == 1
+        return gcd(self.chunk, x.layout.block) if blocked else 1
 
     def _element(self, n: Any, channel: Any, lane: Any, y: Any, x: Any) -> Any:
         """bf16 of input `channel` + `lane`, as it lies in memory where it does."""

@@ -1,9 +1,9 @@
-"""Convolutions on CPUs that multiply matrices of bf16 (AMX, Intel SDM vol. 1, ch. 18): tiles of at most 16 positions by 32
-inputs, times tiles of 32 inputs by 16 outputs.
+"""Convolutions on CPUs that multiply matrices of bf16 (AMX, Intel SDM vol. 1, ch. 18): tiles of at most 16 positions by
+32 inputs, times tiles of 32 inputs by 16 outputs.
 
-Two tiles of positions times two of outputs are sums in four tile registers; what they read takes the other four. The rows
-of an image are copied once, with zeros for the padding, so that the inputs of a position that a step takes lie together: then
-a tile of positions is one load whose rows are a fixed distance apart, for any stride and window.
+Two tiles of positions times two of outputs are sums in four tile registers; what they read takes the other four. The
+rows of an image are copied once, with zeros for the padding, so that the inputs of a position that a step takes lie
+together: then a tile of positions is one load whose rows are a fixed distance apart, for any stride and window.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class _Tiles:
         return cut(prod(view.out) if self.one_row else view.out[1], ROWS)
 
     def _configure(self, settings: Any, slot: Any, positions: int) -> None:
-        """Sizes of the tile registers: palette, bytes of a row (16 bits each from byte 16 on), rows (from byte 48 on)."""
+        """Sizes of the tile registers: palette, bytes of a row (16 bits each from byte 16 on), rows (from byte 48
+        on)."""
         widths = {SUMS: 4 * ROWS, INPUTS: 2 * self.chunk, WEIGHTS: BYTES}
         heights = {SUMS: positions, INPUTS: positions, WEIGHTS: self.chunk // 2}
         values = [0] * BYTES
@@ -139,8 +140,8 @@ class _Tiles:
         with T.If(tirx.floormod(rows, i64(2)) == 1), T.Then():
             tiles((bound(y0 + rows - 1), x))
 
-    def _tiles(self, n: Any, slot: Any, group: tuple[int, Any], m: int, places: Sequence[tuple[Any, Any]], band: LowBand,
-               at: Callable[..., tuple[Any, ...]], sums: Any) -> None:
+    def _tiles(self, n: Any, slot: Any, group: tuple[int, Any], m: int, places: Sequence[tuple[Any, Any]],
+               band: LowBand, at: Callable[..., tuple[Any, ...]], sums: Any) -> None:
         """One or two tiles of `m` positions from (y, x) on, times one or two blocks of outputs."""
         conv, view, (size, first), lanes = self.conv, self.conv.window, group, self.conv.cpu.lanes
         w, width = weights(conv), view.out[1]
@@ -156,15 +157,16 @@ class _Tiles:
                 row, column = (i64(0), x) if self.one_row else (
                     y * view.stride[0] + ky * view.dilation[0] - view.pad[0],
                     x * view.stride[1] + kx * view.dilation[1] - view.pad[1])
-                instruction("tileloadd64", register(INPUTS, a), T.address_of(band.buffer[at(part, row, column, i64(0))]),
-                            i64(2 * self.chunk * view.stride[1]))
+                start = T.address_of(band.buffer[at(part, row, column, i64(0))])
+                instruction("tileloadd64", register(INPUTS, a), start, i64(2 * self.chunk * view.stride[1]))
             for j in range(size):
                 instruction("tileloadd64", register(WEIGHTS, j),
                             T.address_of(w[first + j, ky, kx, part * (self.chunk // 2), i64(0)]), i64(BYTES))
             for a, j in both:
                 instruction("tdpbf16ps", register(SUMS, 2 * a + j), register(INPUTS, a), register(WEIGHTS, j))
         for a, j in both:
-            instruction("tilestored64", register(SUMS, 2 * a + j), T.address_of(sums[slot, 2 * a + j, i64(0), i64(0)]), i64(BYTES))
+            start = T.address_of(sums[slot, 2 * a + j, i64(0), i64(0)])
+            instruction("tilestored64", register(SUMS, 2 * a + j), start, i64(BYTES))
         bias = conv.kernel.operands[2] if len(conv.kernel.operands) == 3 else None
         for a, j in both:
             y, x = places[a]
@@ -173,7 +175,9 @@ class _Tiles:
                 with T.serial(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:
                     output = (first + j) * lanes + lane
                     value = sums[slot, 2 * a + j, i, lane]
-                    place = (tirx.floordiv(x + i, i64(width)), tirx.floormod(x + i, i64(width))) if self.one_row else (y, x + i)
+                    place = y, x + i
+                    if self.one_row:
+                        place = tirx.floordiv(x + i, i64(width)), tirx.floormod(x + i, i64(width))
                     store((n, output, *place), value if bias is None else value + bias(output))
 
             conv.put(first + j, emit)

@@ -134,8 +134,8 @@ def test_random_nets_compute_the_same_but_for_rounding(net):
 @given(nets())
 @settings(RANDOM, max_examples=4, phases=[Phase.generate])
 def test_kernels_round_as_the_interpreter_does(net):
-    """Where a sum falls on the other side of a half, a stored value moves by one unit in its last place; what reads it may
-    make more of that, so the bound is that of the precision, and most elements are nearer by far."""
+    """Where a sum falls on the other side of a half, a stored value moves by one unit in its last place; what reads
+    it may make more of that, so the bound is that of the precision, and most elements are nearer by far."""
     graphs, values = lowered(net.graph, "bf16"), net.parameters()
     exe = compiled(net.graph, values, None, precision="bf16")
     feeds = {n.name: net.feeds(2)[n.name] for n in graphs["run"].leaves("input")}

@@ -22,6 +22,7 @@ from runtime.errors import NetcError
 from runtime.execute import Argument, Host, Plan
 
 NAME = "cuda-emulator"
+_ENGINE = threading.Lock()  # executables of the same kernels share a library and what runs it
 _RED_ZONE = 1024  # bytes before and after each array; a multiple of ALIGNMENT
 
 
@@ -64,14 +65,15 @@ class Emulator(Gpu):
 
     def launch(self, plan: Plan, addresses: Sequence[int], begin: int, end: int) -> None:
         """Launches kernels [begin, end), one after the other. Raises NetcError E0742 for what is wrong in one."""
-        for index in range(begin, end):
-            kernel = plan.entry["kernels"][index]
-            if self._checks:
-                self._expect(plan, addresses, kernel.get("memory", ()))
-            try:
-                plan.call(addresses, index, index + 1)
-            except NetcError as error:
-                raise self._fault(kernel) or error from None
+        with _ENGINE:
+            for index in range(begin, end):
+                kernel = plan.entry["kernels"][index]
+                if self._checks:
+                    self._expect(plan, addresses, kernel.get("memory", ()))
+                try:
+                    plan.call(addresses, index, index + 1)
+                except NetcError as error:
+                    raise self._fault(kernel) or error from None
 
     def _expect(self, plan: Plan, addresses: Sequence[int], memory: Iterable[Mapping[str, Any]]) -> None:
         """Says what the next launch may touch: `memory` of its entry in the manifest."""

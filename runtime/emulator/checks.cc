@@ -266,7 +266,7 @@ inline bool Inside(const Array& array, const char* at, size_t bytes) {
 [[gnu::always_inline]] inline void Check(const void* data, size_t bytes, bool write, Stamp flag, uintptr_t code) {
   auto* at = static_cast<const char*>(data);
   auto address = reinterpret_cast<uintptr_t>(data);
-  if (!(bytes & (bytes - 1)) && address & (bytes - 1))
+  if (bytes <= 16 && !(bytes & (bytes - 1)) && address & (bytes - 1))
     return Fault(code, "%s %s %zu bytes at a misaligned address, %zu behind a multiple of %zu", Me().c_str(), Verb(write),
                  bytes, size_t(address & (bytes - 1)), bytes);
   if (size_t(at - shared_memory) < sizeof shared_memory) {
@@ -450,6 +450,21 @@ void __tsan_read_range(void* data, size_t bytes) {
 }
 void __tsan_write_range(void* data, size_t bytes) {
   emulator::Check(data, bytes, true, 0, reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
+}
+// What clang makes of copies and fills.
+void* __tsan_memcpy(void* to, const void* from, size_t bytes) {
+  auto code = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  emulator::Check(from, bytes, false, 0, code), emulator::Check(to, bytes, true, 0, code);
+  return memcpy(to, from, bytes);
+}
+void* __tsan_memmove(void* to, const void* from, size_t bytes) {
+  auto code = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  emulator::Check(from, bytes, false, 0, code), emulator::Check(to, bytes, true, 0, code);
+  return memmove(to, from, bytes);
+}
+void* __tsan_memset(void* to, int value, size_t bytes) {
+  emulator::Check(to, bytes, true, 0, reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
+  return memset(to, value, bytes);
 }
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -1,8 +1,8 @@
 /* Loops of kernels that may be spread over threads: a pool that waits for them, of one thread (the caller) unless asked for more.
  *
  * A region has as many parts as the pool has threads. Whoever is free takes the next part, the caller too, so that a thread
- * that is late, or gone in a forked child, is never waited for. One region at a time uses the pool: a second caller computes
- * alone meanwhile. Which thread computes a part does not change its result.
+ * that is late is never waited for. A forked child begins with one thread. One region at a time uses the pool: a second
+ * caller computes alone meanwhile. Which thread computes a part does not change its result.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -22,7 +22,7 @@ static struct {
   pthread_mutex_t lock; /* of those who sleep */
   pthread_cond_t wake;
   pthread_t workers[MOST_THREADS];
-  atomic_int owner; /* the process of the workers */
+  int guarded; /* whether forked children are told */
   atomic_int threads, asleep, leave, done, failed, count;
   _Atomic(Task) task;
   _Atomic(void *) data;
@@ -103,22 +103,30 @@ static int launch(Task task, void *data, int unused) {
 
 int (*__TVMBackendParallelLaunch)(Task, void *, int) = launch;
 
+/* A forked child has none of the threads, and nobody who gives back the locks that they held. */
+static void forked(void) {
+  pthread_mutex_init(&pool.used, NULL);
+  pthread_mutex_init(&pool.lock, NULL);
+  pthread_cond_init(&pool.wake, NULL);
+  atomic_store(&pool.asleep, 0);
+  atomic_store(&pool.leave, 0);
+  atomic_store(&pool.count, 0); /* of a region that is not its own */
+  atomic_store(&pool.threads, 1);
+}
+
 static int set_threads(int count) {
   int made = 1, result = OK;
   if (count < 1 || count > MOST_THREADS) return BAD_ARGUMENT;
-  if (atomic_load(&pool.owner) && atomic_load(&pool.owner) != getpid()) { /* a forked child has none of the threads, and nobody who holds the locks */
-    pthread_mutex_init(&pool.used, NULL);
-    pthread_mutex_init(&pool.lock, NULL);
-    pthread_cond_init(&pool.wake, NULL);
-    atomic_store(&pool.asleep, 0);
-    atomic_store(&pool.threads, 1);
-  }
   pthread_mutex_lock(&pool.used);
+  if (!pool.guarded && pthread_atfork(NULL, NULL, forked)) {
+    pthread_mutex_unlock(&pool.used);
+    return FAILED;
+  }
+  pool.guarded = 1;
   atomic_store(&pool.leave, 1);
   wake();
   for (int i = 1; i < atomic_load(&pool.threads); i++) pthread_join(pool.workers[i], NULL);
   atomic_store(&pool.leave, 0);
-  atomic_store(&pool.owner, getpid());
   for (; made < count && !result; made += !result) {
     if (pthread_create(&pool.workers[made], NULL, worker, NULL)) result = FAILED;
   }

@@ -158,7 +158,7 @@ class _Kernel:
         return 65536 // (self.registers + 1 & ~7) // self.threads
 
 
-# What else ptxas may be told: how many blocks there are on an SM, or nothing that is so of the kernel's threads.
+# What else ptxas may be told: how many blocks an SM has room for, more threads than there are, or nothing.
 BOUNDS = (lambda kernel: f"__launch_bounds__({kernel.threads}, {max(1, kernel.blocks)}) ",
           lambda kernel: f"__launch_bounds__({2 * kernel.threads}) ", lambda kernel: "")
 

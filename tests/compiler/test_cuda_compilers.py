@@ -6,7 +6,7 @@ import stat
 import pytest
 
 import netc
-from compiler import cuda, programs
+from compiler import programs, toolkit
 from runtime.errors import NetcError
 
 ASKED = 'case "$1" in --version) echo "release 13.9";; --list-gpu-code) echo sm_80 sm_90;; '
@@ -49,7 +49,7 @@ def test_a_broken_compiler(net, name, tmp_path, monkeypatch):
 
 def test_no_compiler(net, monkeypatch):
     monkeypatch.setattr(os, "environ", {"PATH": "/nonexistent", "HOME": os.environ.get("HOME", "/")})
-    monkeypatch.setattr(cuda, "_nvidia_folders", list)
+    monkeypatch.setattr(toolkit, "packages", list)
     monkeypatch.setattr(programs, "build", lambda *arguments: pytest.fail("found after the passes"))
     with pytest.raises(NetcError) as caught:
         net.compile("run", "cuda:sm_80")

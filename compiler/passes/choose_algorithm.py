@@ -22,7 +22,7 @@ TILES = (4, 2)
 MARGIN = 0.9  # of the direct time: predicted gains below a tenth are not relied on
 SMALL = 0.75  # weights are kept transformed, and many times as large, only where that saves more than a quarter
 EFFICIENCY = 0.75  # of the rate of direct sums, which the many small products and the transforms reach
-LARGE = 5  # rows or columns of a window from which on Fourier transforms are considered
+LARGE = 7  # rows or columns of a window from which on Fourier transforms are considered
 PRODUCTS, TRANSFORMS = 0.65, 0.33  # of that rate: complex products of points, and transforms, which are not multiply-adds
 
 

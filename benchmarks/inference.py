@@ -68,21 +68,17 @@ def seconds(call) -> float:
 
 ALLOWED = {"f32": 5e-5, "f16": 1e-2, "bf16": 6e-2}  # of what the largest result differs by
 SMALL = ("digits", "traffic_sign", "lenet")
-LOOP = """#include <stdlib.h>
+LOOP = """#include <stdint.h>
+#include <stdlib.h>
 #include <time.h>
-#include "{net}.h"
-static void *weights, *workspace;
-int ready(const char *path, long n) {{
-  weights = malloc({net}_weights_size()), workspace = malloc({net}_workspace_size(n));
-  return {net}_load(path, weights);
-}}
-double turns(long count, const void *in, void *out, long n) {{
+double turns(int (*run)(const void *, void *, int64_t, const void *, void *), long count, const void *in, void *out, int64_t n,
+             const void *weights, void *workspace) {
   struct timespec from, to;
   clock_gettime(CLOCK_MONOTONIC, &from);
-  for (long i = 0; i < count; i++) if ({net}_run(in, out, n, weights, workspace)) abort();
+  for (long i = 0; i < count; i++) if (run(in, out, n, weights, workspace)) abort();
   clock_gettime(CLOCK_MONOTONIC, &to);
   return (to.tv_sec - from.tv_sec) + 1e-9 * (to.tv_nsec - from.tv_nsec);
-}}
+}
 """
 
 
@@ -93,15 +89,21 @@ class InC:
         self.folder = tempfile.TemporaryDirectory()
         made = net.emit_c(self.folder.name, batch=batch, precision=OPTIONS.precision)
         source, library = Path(self.folder.name, "loop.c"), Path(self.folder.name, "loop.so")
-        source.write_text(LOOP.format(net=made.header.stem))
-        subprocess.run([*c_entry.compiler(), "-O2", "-fPIC", "-shared", f"-I{self.folder.name}", str(source), str(made.library),
-                        f"-Wl,-rpath,{self.folder.name}", "-o", str(library)], check=True)
-        loop = ctypes.CDLL(str(library))
+        source.write_text(LOOP)
+        subprocess.run([*c_entry.compiler(), "-O2", "-fPIC", "-shared", str(source), "-o", str(library)], check=True)
+        theirs, loop, name = ctypes.CDLL(str(made.library)), ctypes.CDLL(str(library)), made.header.stem
         loop.turns.restype = ctypes.c_double
-        assert loop.ready(os.fsencode(made.weights), ctypes.c_long(batch)) == 0
-        self.kept = feed, result
-        self.turns = lambda count: loop.turns(ctypes.c_long(count), ctypes.c_void_p(feed.ctypes.data),
-                                              ctypes.c_void_p(result.ctypes.data), ctypes.c_long(batch))
+
+        def size(what: str, *arguments: ctypes.c_int64) -> int:
+            function = theirs[f"{name}_{what}_size"]
+            function.restype = ctypes.c_size_t
+            return function(*arguments)
+
+        n = ctypes.c_int64(batch)
+        self.kept = feed, result, *(ctypes.create_string_buffer(bytes) for bytes in (size("weights"), size("workspace", n)))
+        assert theirs[f"{name}_load"](os.fsencode(made.weights), self.kept[2]) == 0
+        given, out = (ctypes.c_void_p(array.ctypes.data) for array in (feed, result))
+        self.turns = lambda count: loop.turns(theirs[f"{name}_run"], ctypes.c_long(count), given, out, n, *self.kept[2:])
 
 
 def source(name: str) -> netc.Net:

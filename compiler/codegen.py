@@ -94,7 +94,7 @@ def compile_functions(functions: Mapping[str, tirx.PrimFunc], target: Mapping[st
     quick: without LLVM's searches (QUICK)."""
     with tempfile.TemporaryDirectory() as folder, _llvm:
         path = os.path.join(folder, "host.o")
-        generate(functions, {**target, "opt-level": 1, "cl-opt": list(QUICK)} if quick else target).write_to_file(path)
+        generate(functions, {**target, "cl-opt": list(QUICK)} if quick else target).write_to_file(path)
         with open(path, "rb") as stream:
             return stream.read()
 

@@ -21,6 +21,7 @@ from compiler.dims import Dim, Poly
 ALIGNMENT = 64
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # values of a growth that a packing is judged at
 NEAR = 1.03  # a packing that near the bound is not improved any further
+MANY = 1000  # tensors from which on only two orders are tried
 EFFORT = 200_000  # what improving a packing may take: tries, times the square of the number of tensors
 
 Item = tuple[int, int, int]  # first step, last step, units
@@ -173,7 +174,7 @@ def _fit(low: Sequence[Item], high: Sequence[Item], fixed: Sequence[Placed] = ()
     ups: list[_Stack] = []
     downs: list[_Stack] = []
     best = np.inf
-    for order in ORDERS:
+    for order in ORDERS[:None if len(low) + len(high) < MANY else 2]:
         ups.append(_Stack(low, sorted(range(len(low)), key=lambda i: order(low[i])), steps))
         downs.append(_Stack(high, sorted(range(len(high)), key=lambda i: order(high[i])), steps, fixed))
         for one, other in [(u, downs[-1]) for u in ups] + [(ups[-1], d) for d in downs[:-1]]:

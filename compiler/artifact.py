@@ -25,6 +25,8 @@ from runtime.format import CONSTANTS, WEIGHTS, size
 
 VERSION = "0.1.0"
 
+Lowered = tuple[dict[str, Graph], lower.Lowering, dict[str, Any]]  # programs, all their kernels, their entries of the manifest
+
 
 def build(program: Program, target: str = "cpu", *, seed: int = 0, parameters: Mapping[str, np.ndarray] | None = None,
           **choices: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -48,9 +50,8 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     for any; NetcError E0414 where that cannot be. exact: no algorithm that rounds otherwise than a direct sum. search:
     seconds to look for an order of rewrites in. precision: of the operands of products, and of what lies between layers.
     batches: those for which `run` has variants of its own, on CPUs. variants: how many ways to make a GPU's kernel are held,
-    for `netc tune` to choose from. fast_math: of a GPU's compiler,
-    quicker and less exact division, square roots and functions.
-    Returns manifest and members, of the parameters the constants only.
+    for `netc tune` to choose from. fast_math: of a GPU's compiler, quicker and less exact division, square roots and
+    functions. Returns manifest and members, of the parameters the constants only.
 
     Raises NetcError E0701 to E0712 for a target that does not exist or has no compiler here, E0750 to E0752 for a precision
     that it does not compute in, before anything takes long.
@@ -58,11 +59,10 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
     backend = choose(target, fast_math)
     backend.check()
     check_precision(precision, names, backend)
-    batches = sorted(set(batches)) if "run" in names and backend.describe()["kind"] == "cpu" else []
+    batches = sorted(set(batches)) if "run" in names and backend.kind == "cpu" else []
     names = [*names, *map(programs.variant, batches)]
-    graphs, lowering, entries = _lower(program, names, backend, 
-                                       replace(backend.options(batch), off=off, exact=exact, search=search,
-                                               precision=precision), memory, variants=variants)
+    options = replace(backend.options(batch), off=off, exact=exact, search=search, precision=precision)
+    graphs, lowering, entries = _lower(program, names, backend, options, memory, variants=variants)
     slots = lowering.slots
     for name, entry in entries.items():
         entry["parameter_bytes"] = _top(slots[n.name] for n in graphs[name].nodes() if n.name in slots)
@@ -92,15 +92,11 @@ def code(program: Program, target: str = "cpu", *, names: Sequence[str] = ("run"
 
 
 def _lower(program: Program, names: Sequence[str], backend: Any, options: programs.Options, memory: int | None,
-           scratch: Mapping[str, Any] = MappingProxyType({}), variants: int = 1) -> tuple[dict[str, Graph], lower.Lowering, dict[str, Any]]:
+           scratch: Mapping[str, Any] = MappingProxyType({}), variants: int = 1) -> Lowered:
     """The programs, all their kernels, and their entries of the manifest. With a budget of memory they are lowered without
     it first, to know what kernels need for themselves, and again where that is too much."""
-    graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
-    on_gpu = backend.describe()["kind"] == "cuda"
-    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants),
-                              counters=on_gpu, memory=on_gpu)
+    graphs, lowering, entries = _lowered(program, names, backend, options, scratch, variants)
     designs = {name: programs.design_batch(program, name, options.batch) for name in graphs}
-    entries = {name: lowering.program(name, graph, designs[name]) for name, graph in graphs.items()}
     taken = {name: size(entry["arena"], dict.fromkeys(entry["symbols"], designs[name])) for name, entry in entries.items()}
     if memory is None or all(bytes <= memory for bytes in taken.values()):
         return graphs, lowering, entries
@@ -118,11 +114,17 @@ def _lower(program: Program, names: Sequence[str], backend: Any, options: progra
 
 def scratch(program: Program, names: Sequence[str], target: str, options: programs.Options) -> dict[str, dict[str, Any]]:
     """For each of the named programs the bytes that its kernels need for themselves, by kernel: known once they are lowered."""
-    graphs = programs.build(program, names, options)
-    lowering = lower.Lowering(choose(target).emit, lower.layout(list(graphs.values())))
-    for name, graph in graphs.items():
-        lowering.program(name, graph, programs.design_batch(program, name, options.batch))
-    return lowering.scratch
+    return _lowered(program, names, choose(target), options)[1].scratch
+
+
+def _lowered(program: Program, names: Sequence[str], backend: Any, options: programs.Options,
+             scratch: Mapping[str, Any] = MappingProxyType({}), variants: int = 1) -> Lowered:
+    graphs = {name: verify(graph) for name, graph in programs.build(program, names, options, scratch).items()}
+    on_gpu = backend.kind == "cuda"
+    lowering = lower.Lowering(backend.emit, lower.layout(list(graphs.values())), min(variants, backend.variants),
+                              counters=on_gpu, memory=on_gpu)
+    return graphs, lowering, {name: lowering.program(name, graph, programs.design_batch(program, name, options.batch))
+                              for name, graph in graphs.items()}
 
 
 def _top(slots: Iterable[lower.Slot]) -> int:

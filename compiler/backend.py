@@ -16,9 +16,11 @@ from compiler.schedule import cpu
 from compiler.target import parse_cpu, required_features
 from runtime.errors import NetcError
 
+
 class CpuBackend:
     """LLVM: one object file."""
 
+    kind = "cpu"
     variants = 1  # of a kernel, at most
 
     def __init__(self, target: str):
@@ -43,7 +45,7 @@ class CpuBackend:
         return {"host.o": codegen.build(module, self.cpu.llvm, cache.default())}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "cpu", "name": self.cpu.name, "mcpu": self.cpu.llvm["mcpu"], "lanes": self.cpu.lanes,
+        return {"kind": self.kind, "name": self.cpu.name, "mcpu": self.cpu.llvm["mcpu"], "lanes": self.cpu.lanes,
                 "machine": self.cpu.llvm["mtriple"].partition("-")[0], "features": required_features(self.cpu),
                 "cost": MACHINES["cpu"].numbers()}
 
@@ -51,6 +53,7 @@ class CpuBackend:
 class CudaBackend:
     """CUDA: a host object, the CUDA source, and machine code for each architecture; none for `cuda-emulator`."""
 
+    kind = "cuda"
     variants = 3  # of a kernel, at most
 
     def __init__(self, target: str, fast_math: bool = False):
@@ -92,7 +95,7 @@ class CudaBackend:
                 **{f"kernels.{arch}.cubin": binary for arch, binary in built.binaries.items()}}
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "cuda", "name": "cuda:" + ",".join(self.archs) if self.archs else "cuda-emulator",
+        return {"kind": self.kind, "name": "cuda:" + ",".join(self.archs) if self.archs else "cuda-emulator",
                 "archs": self.archs, "fast_math": self.fast_math, "cost": MACHINES[self.options(1).machine].numbers()}
 
 

@@ -13,7 +13,7 @@ from compiler.group import is_leaf, is_view, view_root
 from compiler.ir import Graph, Node
 from compiler.layout import Layout
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
-from compiler.passes.price import all_fixed
+from compiler.passes.price import all_fixed, settled
 
 LAST = Layout(order=(0, 2, 3, 1))
 OUTPUTS_LAST = Layout(order=(2, 3, 1, 0))  # of a weight: [kh, kw, I, O]
@@ -39,16 +39,8 @@ def channels_last(graph: Graph, context: Context) -> list[Rewrite]:
 
 def _chosen(graph: Graph, fixed: set[str], results: set[str]) -> list[str]:
     """The nodes whose channels are innermost, in order: parts of a concat, and a slice and its whole, are so together."""
-    order = [node for node in graph.sorted() if node.name not in fixed | results and _may(graph, node)]
-    chosen = {node.name for node in order}
-    waiting = list(order)
-    while waiting:
-        node = waiting.pop()
-        if node.name in chosen and not _agrees(graph, node, chosen):
-            chosen.remove(node.name)  # which its neighbours may have counted on
-            waiting += graph.users(node.name)
-            waiting += [graph[i] for i in node.inputs]
-    return [node.name for node in order if node.name in chosen]
+    candidates = (node for node in graph.sorted() if node.name not in fixed | results and _may(graph, node))
+    return settled(graph, candidates, lambda node, chosen: _agrees(graph, node, chosen))
 
 
 def _may(graph: Graph, node: Node) -> bool:

@@ -14,7 +14,7 @@ from compiler.ir import LOW, Graph, Node
 from compiler.layout import Layout
 from compiler.ops import REGISTRY
 from compiler.passes.base import Context, Rewrite, graph_pass, layers
-from compiler.passes.price import all_fixed
+from compiler.passes.price import all_fixed, settled
 
 CONVS = ("conv", "winograd_conv")
 FOLLOW = ("max_pool", "avg_pool", "concat", "slice", "channel_sum")  # besides what is element-wise
@@ -44,16 +44,8 @@ def choose_layout(graph: Graph, context: Context) -> list[Rewrite]:
 
 def _blocked(graph: Graph, block: int, fixed: set[str]) -> list[str]:
     """The nodes whose channels are kept together, in order."""
-    order = [node for node in graph.sorted() if _may(graph, node, block, fixed)]
-    chosen = {node.name for node in order}
-    waiting = list(order)
-    while waiting:
-        node = waiting.pop()
-        if node.name in chosen and not _agrees(graph, node, chosen):
-            chosen.remove(node.name)  # which its neighbours may have counted on
-            waiting += graph.users(node.name)
-            waiting += [graph[i] for i in node.inputs]
-    return [node.name for node in order if node.name in chosen]
+    candidates = (node for node in graph.sorted() if _may(graph, node, block, fixed))
+    return settled(graph, candidates, lambda node, chosen: _agrees(graph, node, chosen))
 
 
 def _may_pack(graph: Graph, node: Node, block: int, fixed: set[str]) -> bool:

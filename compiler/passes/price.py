@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from compiler.build import Value
@@ -43,6 +44,20 @@ def all_fixed(graph: Graph) -> set[str]:
         if node.op in ("parameter", "constant") or node.inputs and all(i in found for i in node.inputs):
             found.add(node.name)
     return found
+
+
+def settled(graph: Graph, candidates: Iterable[Node], agrees: Callable[[Node, set[str]], bool]) -> list[str]:
+    """Those candidates, in order, that agree with who else is left of them, when nobody has to go any more."""
+    order = list(candidates)
+    chosen = {node.name for node in order}
+    waiting = list(order)
+    while waiting:
+        node = waiting.pop()
+        if node.name in chosen and not agrees(node, chosen):
+            chosen.remove(node.name)  # which its neighbours may have counted on
+            waiting += graph.users(node.name)
+            waiting += [graph[i] for i in node.inputs]
+    return [node.name for node in order if node.name in chosen]
 
 
 def become(graph: Graph, name: str, op: str, attrs: dict[str, Any], operands: list[Value], gone: list[str]) -> None:

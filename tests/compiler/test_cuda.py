@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +18,7 @@ from compiler.schedule.cuda import emit
 from runtime import cuda as loading
 from runtime.errors import NetcError
 from runtime.format import size
-
-sys.path.insert(0, str(Path(__file__).parent))
-import emulator  # noqa: E402
+from tests.compiler import emulator
 
 ROOT = Path(__file__).parents[2]
 N = dims.symbol("N")
@@ -83,7 +80,7 @@ def start(machine, call, arrays, arch="sm_86"):
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     (folder / "call.json").write_text(json.dumps(call | {"arrays": list(arrays)}))
-    environment = environment | {"PYTHONPATH": str(ROOT), "EMULATED_ARCH": arch.removeprefix("sm_")}
+    environment = environment | {"EMULATED_ARCH": arch.removeprefix("sm_")}
     done = subprocess.run([sys.executable, "-P", str(Path(emulator.__file__).parent / "run.py"), str(folder)],
                           env=environment, capture_output=True, text=True, check=False)
     return done, lambda name: np.load(folder / f"{name}.npy")

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -10,9 +9,7 @@ from compiler.artifact import build
 from compiler.elaborate import load
 from runtime.execute import Executable
 from runtime.format import Artifact, read, write
-
-sys.path.insert(0, str(Path(__file__).parent))
-import emulator  # noqa: E402
+from tests.compiler import emulator
 
 # No bias before the batch norm: its gradient is zero but for rounding, which adam would blow up.
 NET = """
@@ -66,7 +63,6 @@ def test_a_net_trains_as_on_the_cpu(tmp_path):
     assert Artifact(manifest, members).manifest["target"]["archs"] == ["sm_80"]
     train(tmp_path / "cpu.netb", tmp_path / "cpu.npz")
     environment = emulator.build(tmp_path, members["kernels.cu"].decode(), "sm_80")
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-P", __file__, str(tmp_path / "cuda.netb"), str(tmp_path / "cuda.npz")],
                    env=environment, check=True)
     train(tmp_path / "cuda.netb", tmp_path / "emulated.npz", "cuda-emulator")

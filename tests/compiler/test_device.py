@@ -6,19 +6,14 @@
 import ctypes
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compiler.artifact import build
-from compiler.elaborate import load
 from runtime.errors import NetcError
 from runtime.execute import Executable
-from runtime.format import read, write
-
-sys.path.insert(0, str(Path(__file__).parent))
-import emulator  # noqa: E402
+from runtime.format import read
+from tests.compiler import emulator
 
 NET = """
 lang 1
@@ -187,15 +182,7 @@ SCENES = [numpy_in_numpy_out, device_in_device_out, results_go_by_dlpack, our_ow
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory):
-    emulator.compiler_or_skip()
-    emulator.gpu_or_skip()
-    folder = tmp_path_factory.mktemp("device")
-    (folder / "small.net").write_text(NET)
-    manifest, members = build(load(folder / "small.net"), "cuda:sm_80", names=["run", "evaluate", "step"], seed=1)
-    write(folder / "small.netb", manifest, members)
-    environment = emulator.build(folder, members["kernels.cu"].decode(), "sm_80")
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return folder / "small.netb", environment
+    return emulator.deployed(tmp_path_factory.mktemp("device"), NET)
 
 
 def test_arrays_on_the_gpu(machine):

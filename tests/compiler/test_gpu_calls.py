@@ -5,19 +5,14 @@ import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compiler.artifact import build
-from compiler.elaborate import load
 from runtime.errors import NetcError
 from runtime.execute import Executable
-from runtime.format import read, write
-
-sys.path.insert(0, str(Path(__file__).parent))
-import emulator  # noqa: E402
+from runtime.format import read
+from tests.compiler import emulator
 
 NET = """
 lang 1
@@ -229,16 +224,8 @@ SCENES = [a_program_is_recorded_once, each_batch_is_recorded, arrays_on_the_gpu_
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each scene said, of those that went wrong."""
-    emulator.compiler_or_skip()
-    emulator.gpu_or_skip()
-    folder = tmp_path_factory.mktemp("calls")
-    (folder / "small.net").write_text(NET)
-    manifest, members = build(load(folder / "small.net"), "cuda:sm_80", names=["run", "evaluate", "step"], seed=1)
-    write(folder / "small.netb", manifest, members)
-    environment = emulator.build(folder, members["kernels.cu"].decode(), "sm_80")
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, __file__, str(folder / "small.netb")], env=environment, capture_output=True,
-                          text=True)
+    artifact, environment = emulator.deployed(tmp_path_factory.mktemp("calls"), NET)
+    done = subprocess.run([sys.executable, __file__, str(artifact)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(part.split("\n", 1) for part in done.stdout.split("SCENE ")[1:])
 

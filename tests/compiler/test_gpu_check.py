@@ -9,9 +9,7 @@ import pytest
 
 from benchmarks import gpu_check
 from runtime.measure import random_feeds
-
-sys.path.insert(0, str(Path(__file__).parent))
-import emulator  # noqa: E402
+from tests.compiler import emulator
 
 ROOT = Path(__file__).parents[2]
 CHECK = "import runpy, sys, tests.compiler.emulator.gpu; sys.argv[0] = 'gpu_check'; " \

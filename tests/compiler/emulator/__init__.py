@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from compiler import artifact
 from compiler.cuda import find_compiler
+from compiler.elaborate import load
 from runtime.emulator import build as kernels
 from runtime.errors import NetcError
+from runtime.format import write
 
 HERE = Path(__file__).parent
 
@@ -40,14 +43,25 @@ def build(folder: Path, source: str, arch: str) -> dict[str, str]:
     return machine(folder, arch) | {"EMULATED_KERNELS": str(library), "EMULATED_ARGUMENTS": arguments(source)}
 
 
+def deployed(folder: Path, net: str) -> tuple[Path, dict[str, str]]:
+    """An artifact for sm_80 of the text of a net that runs and trains, and the environment of a process with such a GPU."""
+    compiler_or_skip()
+    gpu_or_skip()
+    (folder / "x.net").write_text(net)
+    manifest, members = artifact.build(load(folder / "x.net"), "cuda:sm_80", names=["run", "evaluate", "step"], seed=1)
+    write(folder / "x.netb", manifest, members)
+    return folder / "x.netb", build(folder, members["kernels.cu"].decode(), "sm_80")
+
+
 def machine(folder: Path, arch: str) -> dict[str, str]:
-    """Make the driver in `folder`; returns the environment of a process that sees a GPU, but no kernels (see gpu.py)."""
+    """Make the driver in `folder`; the environment of a process that sees a GPU and this project, no kernels (gpu.py)."""
     driver = [str(HERE / "driver.cc"), "-ldl", "-Wl,-Bsymbolic"]
     versions = folder / "versions.map"
     versions.write_text("libcudart.so.13 { global: cuda*; emulated_*; };")
     _compile(*driver, "-o", str(folder / "libcudart.so.13"), f"-Wl,--version-script={versions}")
     _compile(*driver, "-o", str(folder / "libcuda.so.1"))
-    return os.environ | {"LD_LIBRARY_PATH": str(folder), "EMULATED_ARCH": arch.removeprefix("sm_")}
+    return os.environ | {"LD_LIBRARY_PATH": str(folder), "PYTHONPATH": str(HERE.parents[2]),
+                         "EMULATED_ARCH": arch.removeprefix("sm_")}
 
 
 def arguments(source: str) -> str:

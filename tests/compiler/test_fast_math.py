@@ -8,7 +8,6 @@ from compiler import cuda, toolkit
 from compiler.artifact import code
 from compiler.cubin import Usage
 from netc.api import load
-from runtime.errors import NetcError
 from tests.compiler.emulator import compiler_or_skip
 from tests.netc.command import netc
 

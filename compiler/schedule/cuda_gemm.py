@@ -62,14 +62,11 @@ class Product:
 
 
 class Emitter:
-    """The statements of one block of a product. What differs where tensor cores multiply: `pad`, `within`, `multiply` and
-    `store`."""
-
-    pad = 4  # words behind each row of a tile in shared memory
+    """The statements of one block of a product. What differs where tensor cores multiply: `within`, `multiply` and `store`."""
 
     def __init__(self, product: Product, kernel: Kernel, tile: Tile, batch: int):
         self.product, self.kernel, self.tile, self.threads = product, kernel, tile, tile.threads
-        self.lengths = tile.m + self.pad, tile.n + self.pad
+        self.lengths = tile.m + tile.pad, tile.n + tile.pad
         self.round: Callable[[Any], Any] | None = None  # what is done with operands before they are multiplied
         self.own = tile.m * tile.n // tile.threads  # results of a thread
         self.starts = 0, 2 * tile.k * self.lengths[0]  # in shared memory
@@ -82,8 +79,7 @@ class Emitter:
 
     @property
     def grid(self) -> Grid:
-        words = 2 * self.tile.k * sum(self.lengths)
-        return Grid(self.all * self.split, self.threads, self.emit, words, 0 if self.split == 1 else self.most,
+        return Grid(self.all * self.split, self.threads, self.emit, self.tile.words, 0 if self.split == 1 else self.most,
                     self.tile.seconds)
 
     def emit(self, block: Any, thread: Any, shared: Any, counter: int) -> None:

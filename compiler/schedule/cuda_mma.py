@@ -22,8 +22,6 @@ M, N, K = 16, 8, 8  # of one instruction
 class TensorEmitter(Emitter):
     """The statements of one block whose warps multiply thread_m x thread_n of the tile each."""
 
-    pad = 8
-
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         if products(self.kernel.a) == "tf32":

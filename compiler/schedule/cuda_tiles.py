@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 
-from compiler.gpus import STATIC_SHARED, WARP, Gpu, generation
+from compiler.gpus import REGISTERS_THREAD, STATIC_SHARED, WARP, Gpu, generation
 
-REGISTERS = 128  # of a thread, at most; tensor-core kernels may take 255
+REGISTERS = 128  # of a thread, at most; those of tensor cores may take all there are
 WORD = 4  # bytes of an element in shared memory
 VECTOR = 16  # bytes that a thread loads at once
-PAD = 16  # bytes behind each row of a tile in shared memory: its columns lie in different banks
 LATENCY = 500.0  # clocks from a load of global memory to its data
 BARRIER = 40.0  # clocks of a step's barrier and its waits
 COPY = 14.0  # instructions of a thread that bring one vector from global to shared memory, addresses and bounds included
@@ -62,8 +61,7 @@ class Gemm:
 @dataclass(frozen=True)
 class Tile:
     """m, n, k: of a block and its step along k. thread_m, thread_n: of a thread, for tensor cores of a warp. split:
-    blocks that share the sum of one tile of the result. stages: tiles of operands in shared memory at once. seconds:
-    predicted, without the launch."""
+    blocks that share the sum of one tile of the result. seconds: predicted, without the launch."""
 
     m: int
     n: int
@@ -71,7 +69,6 @@ class Tile:
     thread_m: int
     thread_n: int
     split: int = 1
-    stages: int = 2
     dtype: str = "f32"
     seconds: float = field(default=0.0, compare=False)
 
@@ -80,9 +77,15 @@ class Tile:
         return self.m * self.n // (self.thread_m * self.thread_n) * (1 if self.dtype == "f32" else WARP)
 
     @property
-    def shared(self) -> int:
-        """Bytes of shared memory."""
-        return self.stages * self.k * ((self.m + self.n) * WORD + 2 * PAD)
+    def pad(self) -> int:
+        """Words behind each row of a tile in shared memory. With 4, what is transposed on the way hits 32 different banks;
+        with 8, so do a fragment's 8 rows of 4 k."""
+        return 4 if self.dtype == "f32" else 8
+
+    @property
+    def words(self) -> int:
+        """Of shared memory: the step that is multiplied, and the one that is loaded meanwhile."""
+        return 2 * self.k * (self.m + self.n + 2 * self.pad)
 
     def blocks(self, gemm: Gemm) -> int:
         return gemm.count * -(-gemm.m // self.m) * -(-gemm.n // self.n) * self.split
@@ -95,12 +98,11 @@ class Tile:
     @property
     def registers(self) -> int:
         """A bound on the registers of a thread: accumulators, two sets of fragments, what is on its way from global to
-        shared memory (nothing for tensor cores, whose tiles are copied past the registers), and addresses, of which a
-        convolution has many."""
+        shared memory, and addresses, of which a convolution has many."""
+        moving = -(-(self.m + self.n) * self.k // self.threads)
         if self.dtype == "f32":
-            moving = -(-(self.m + self.n) * self.k // self.threads)
             return self.thread_m * self.thread_n + 2 * (self.thread_m + self.thread_n) + moving + 40
-        return self.thread_m * self.thread_n // WARP + (self.thread_m + self.thread_n) // 2 + 50
+        return self.thread_m * self.thread_n // WARP + (self.thread_m + self.thread_n) // 2 + moving + 50
 
 
 @lru_cache(maxsize=4096)
@@ -124,7 +126,7 @@ def rank(gemm: Gemm, gpu: Gpu, sms: int | None = None, count: int = 3) -> tuple[
 def _candidates(gemm: Gemm, gpu: Gpu) -> Iterator[Tile]:
     """What fits the hardware: whole warps, whole vectors for each thread, banks, shared memory, registers."""
     tensor = gemm.dtype != "f32"
-    most = REGISTERS if not tensor else 255 if gpu.async_copy else 200
+    most = REGISTERS_THREAD if tensor else REGISTERS
     least = WARP if gemm.m <= _M[0] and gemm.n <= _N[0] else 2 * WARP
     for m, n, (thread_m, thread_n) in product(_M, _N, _MMA_WARP if tensor else _THREAD):
         if m >= 2 * max(gemm.m, 16) or n >= 2 * max(gemm.n, 32) or m % thread_m or n % thread_n:
@@ -136,20 +138,21 @@ def _candidates(gemm: Gemm, gpu: Gpu) -> Iterator[Tile]:
         for k in _K:
             if any(v % threads and threads % v for v in (m * k * WORD // VECTOR, n * k * WORD // VECTOR)):
                 continue
-            for stages in (3, 2) if gpu.async_copy else (2,):
-                tile = Tile(m, n, k, thread_m, thread_n, 1, stages, gemm.dtype)
-                if tile.shared <= STATIC_SHARED:
-                    registers = tile.registers
-                    if registers <= most and gpu.resident(threads, registers, tile.shared):
-                        yield tile
-                    break
+            tile = Tile(m, n, k, thread_m, thread_n, dtype=gemm.dtype)
+            if tile.words * WORD <= STATIC_SHARED and tile.registers <= most and _fitting(tile, gpu):
+                yield tile
+
+
+def _fitting(tile: Tile, gpu: Gpu) -> int:
+    """How many blocks are on an SM at once."""
+    return gpu.resident(tile.threads, tile.registers, tile.words * WORD)
 
 
 def _times(tile: Tile, gemm: Gemm, gpu: Gpu, sms: int) -> Iterator[tuple[int, float]]:
     """(parts, predicted seconds) for each sensible number of parts of the sum. The time is that of the slowest of memory,
     L2, and the SM that has most blocks; the two others overlap with it for the most part only."""
     tiles, all_steps = tile.blocks(gemm), tile.steps(gemm)
-    fitting = gpu.resident(tile.threads, tile.registers, tile.shared)
+    fitting = _fitting(tile, gpu)
     result, part = tile.m * tile.n * WORD, sms / gpu.sms
     for split in _SPLIT:
         # Parts cost a second pass over the result: only where SMs would be idle, and each has a few steps.
@@ -159,7 +162,7 @@ def _times(tile: Tile, gemm: Gemm, gpu: Gpu, sms: int) -> Iterator[tuple[int, fl
         most = -(-blocks // sms)
         resident = min(fitting, most)
         step = max(tile.k * _clocks(tile, gpu, resident * tile.threads / WARP),
-                   resident * (tile.m + tile.n) * tile.k * WORD / 32.0, LATENCY / (tile.stages - 1) + BARRIER)
+                   resident * (tile.m + tile.n) * tile.k * WORD / 32.0, LATENCY + BARRIER)
         last = LATENCY + resident * result / 32.0
         if split > 1:  # partial sums go to memory, the last block of a tile reads all of them
             last += 2 * LATENCY + resident * result / 32.0 + split * result / 64.0

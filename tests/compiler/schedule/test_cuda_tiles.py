@@ -37,8 +37,8 @@ def test_no_tile_is_beyond_the_hardware(gemm, arch, sms):
     for tile in tiles:
         registers = tile.registers
         assert registers <= (REGISTERS if gemm.dtype == "f32" else 255)
-        assert tile.threads % WARP == 0 and tile.threads <= 256 and tile.shared <= STATIC_SHARED
-        assert gpu.resident(tile.threads, registers, tile.shared) >= 1
+        assert tile.threads % WARP == 0 and tile.threads <= 256 and 4 * tile.words <= STATIC_SHARED
+        assert gpu.resident(tile.threads, registers, 4 * tile.words) >= 1
         assert tile.m % tile.thread_m == 0 and tile.n % tile.thread_n == 0 and tile.k >= 8
         assert 1 <= tile.split <= max(1, tile.steps(gemm) * tile.split // 2)
         assert tile.seconds > 0

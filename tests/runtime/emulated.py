@@ -1,17 +1,20 @@
-"""Small kernels written by hand, run by the emulator on numpy arrays."""
+"""Small kernels written by hand, run by the emulator on numpy arrays; what the emulator needs of a machine."""
 
 import ctypes
 import re
+import shutil
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import compiler
 from runtime.emulator import build
 from runtime.emulator.device import EmulatedArray, _base, _order
 
+needs_emulator = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 INSTRUCTIONS = (Path(compiler.__file__).parent / "cuda_instructions.h").read_text()
 
 

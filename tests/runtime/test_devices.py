@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from runtime import cuda, devices, format
 from runtime.errors import NetcError
 from runtime.execute import Executable
 from tests.netc.command import netc as command
+from tests.runtime.emulated import needs_emulator
 
 NET = """
 lang 1
@@ -26,7 +26,6 @@ net tiny {
   loss cross_entropy(logits, kind)
 }
 """
-needs_gcc = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_the_cpu_half_is_what_the_cpu_alone_gets(net, fat):
     assert all(half.manifest[key] == alone.manifest[key] for key in format.HALF)
 
 
-@needs_gcc
+@needs_emulator
 def test_halves_compute_the_same(fat):
     image = np.random.default_rng(0).standard_normal((3, 1, 6, 6)).astype("f4")
     exes = {device: Executable(fat, device) for device in ("auto", "cpu", "cuda-emulator")}
@@ -128,7 +127,7 @@ def test_auto_compiles_for_a_gpu_where_all_is_there(monkeypatch):
         assert target_of("auto") == target and target_of("cuda") == "cuda:sm_80" and target_of("cpu") == "cpu"
 
 
-@needs_gcc
+@needs_emulator
 def test_verbs_take_a_device(net, fat, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "_driver", lambda: "no NVIDIA GPU (no driver: libcuda.so.1)")
     monkeypatch.setenv("NETC_CUDA_GRAPH", "1")

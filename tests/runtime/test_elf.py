@@ -13,6 +13,7 @@ import pytest
 
 import netc
 from runtime import elf, format, native
+from runtime.object_file import RELA, SECTION_HEADER
 from runtime.execute import Executable
 from runtime.measure import random_feeds
 
@@ -93,8 +94,8 @@ def test_a_relocation_that_is_not_known(code):
     other = bytearray(code)
     headers, = struct.unpack_from("<Q", code, 40)
     count, = struct.unpack_from("<H", code, 60)
-    sections = [elf.SECTION_HEADER.unpack_from(code, headers + i * elf.SECTION_HEADER.size) for i in range(count)]
-    table = next(section for section in sections if section[1] == elf.RELA)
+    sections = [SECTION_HEADER.unpack_from(code, headers + i * SECTION_HEADER.size) for i in range(count)]
+    table = next(section for section in sections if section[1] == RELA)
     info, = struct.unpack_from("<Q", code, table[4] + 8)
     struct.pack_into("<Q", other, table[4] + 8, info & ~0xFFFFFFFF | 10)  # R_X86_64_32, of code at a fixed place
     with pytest.raises(elf.Unsupported, match="kind 10"):

@@ -1,6 +1,5 @@
 """The emulated GPU: right kernels compute the same in every order of threads, and faults planted in them are found."""
 
-import ctypes
 import re
 import shutil
 
@@ -8,14 +7,13 @@ import numpy as np
 import pytest
 
 from runtime.emulator import build
-from runtime.emulator.device import Emulator, EmulatedArray, _order
+from runtime.emulator.device import Emulator, _order
 from runtime.errors import NetcError
 from runtime.format import size
+from tests.runtime.emulated import Kernels, needs_emulator
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = needs_emulator
 
-HEAD = ('extern "C" __global__ void __launch_bounds__(64) {}(float* __restrict__ out, float* __restrict__ in, '
-        "int64_t n)")
 # Each block sums 64 numbers: through shared memory, then over the lanes of a warp.
 RIGHT = """{
   __shared__ float part[64];
@@ -69,53 +67,24 @@ PLANTED = {  # name: (what is replaced, by what, what the fault says)
                                            "divergent barrier: .*thread .9, 0, 0. .*has ended"),
     "lanes miss a shuffle": ("  for (int lanes", "  if (threadIdx.x != 3) for (int lanes", "deadlock"),
     # Where it points to is chance: it may be called global, or shared where it lies near the stack's shared arrays.
-    "a wild pointer": ("sum + 0.0f", "sum + ((float*)n)[5] + 0.0f", "reads (global|shared) memory out of bounds"),
+    "a wild pointer": ("sum + 0.0f", "sum + ((float*)(3ull * blockDim.x))[5] + 0.0f", "reads (global|shared) memory out of bounds"),
     "a loop one too long": ("  local[1] =", "  for (int i = 0; i <= 64; ++i) local[1] = part[i];\n  local[1] +=",
                             "reads shared memory out of bounds"),
 }
 
 
-class Device:
-    """A library of kernels, given by their bodies, with arrays of its own."""
-
-    def __init__(self, *bodies, order="forward", check=True):
-        functions = {f"k{i}": {"args": ["handle", "handle", "int64"], "launch": ["blockIdx.x", "threadIdx.x"]}
-                     for i in range(len(bodies))}
-        source = ";\n".join(map(HEAD.format, functions)) + ";\n"
-        source += "\n".join(f"{HEAD.format(name)} {body}" for name, body in zip(functions, bodies))
-        ctypes.CDLL(_libffi(), ctypes.RTLD_GLOBAL)
-        self.library = ctypes.CDLL(str(build.library(source, functions, check)))
-        self.library.emulator_fault.restype = ctypes.c_char_p
-        self.order(order)
-
-    def order(self, text):
-        kind, seed = _order(text)
-        self.library.emulator_order(ctypes.c_char(kind.encode()), seed)
-
-    def run(self, numbers, kernel=0):
-        """The sums, or what the emulator found."""
-        given = EmulatedArray(self.library, numbers.shape, numbers.dtype)
-        out = EmulatedArray(self.library, (BLOCKS,), numbers.dtype)
-        ctypes.memmove(given.address, numbers.ctypes.data, numbers.nbytes)
-        words = [ctypes.c_size_t(a) for a in (out.address, given.address, numbers.size)]
-        arguments = (ctypes.c_void_p * 3)(*(ctypes.addressof(w) for w in words))
-        grid, block = (ctypes.c_uint * 3)(BLOCKS, 1, 1), (ctypes.c_uint * 3)(64, 1, 1)
-        if getattr(self.library, f"emulate_k{kernel}")(grid, block, ctypes.c_size_t(0), arguments):
-            return self.library.emulator_fault().decode()
-        result = np.empty(BLOCKS, np.float32)
-        ctypes.memmove(result.ctypes.data, out.address, result.nbytes)
-        return result
+def library(*bodies, check=True):
+    """Kernels k0, k1, … with these bodies, of (out, in)."""
+    return Kernels(*(f"void k{i}(float* out, float* in) {body}" for i, body in enumerate(bodies)), check=check, header="")
 
 
-def _libffi():
-    from importlib.util import find_spec
-    from pathlib import Path
-    return str(Path(find_spec("tvm_ffi").origin).parent / "lib" / "libtvm_ffi.so")
+def sums(kernels, number=0):
+    """What a kernel makes of NUMBERS, or what the emulator found."""
+    found = kernels.run(f"k{number}", np.zeros(BLOCKS, "f4"), NUMBERS, grid=BLOCKS, block=64)
+    return found if isinstance(found, str) else found[0]
 
 
 NUMBERS = np.random.default_rng(0).integers(-9, 10, BLOCKS * 64).astype(np.float32)
-
-
 ORDERS = ("forward", "reverse", "random", "random:5")
 
 
@@ -123,13 +92,13 @@ ORDERS = ("forward", "reverse", "random", "random:5")
 def planted():
     for what, _, _ in PLANTED.values():
         assert RIGHT.count(what) == 1, what
-    return Device(RIGHT, *(RIGHT.replace(what, by) for what, by, _ in PLANTED.values()))
+    return library(RIGHT, *(RIGHT.replace(what, by) for what, by, _ in PLANTED.values()))
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_right_kernel_computes_the_same_in_every_order(planted, order):
     planted.order(order)
-    np.testing.assert_array_equal(planted.run(NUMBERS), NUMBERS.reshape(BLOCKS, 64).sum(1))
+    np.testing.assert_array_equal(sums(planted), NUMBERS.reshape(BLOCKS, 64).sum(1))
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -137,7 +106,7 @@ def test_a_planted_fault_is_found(planted, name):
     kernel = 1 + list(PLANTED).index(name)
     for order in ORDERS:
         planted.order(order)
-        found = planted.run(NUMBERS, kernel)
+        found = sums(planted, kernel)
         assert isinstance(found, str), (order, found)
         assert found.startswith(f"kernel `k{kernel}`: ") and re.search(PLANTED[name][2], found), (order, found)
         assert re.search(r"thread \(\d+, 0, 0\) of block \(\d, 0, 0\)", found), found
@@ -145,15 +114,16 @@ def test_a_planted_fault_is_found(planted, name):
 
 def test_a_fault_does_not_disturb_the_next_launch(planted):
     planted.order("forward")
-    assert isinstance(planted.run(NUMBERS, 2), str)
-    np.testing.assert_array_equal(planted.run(NUMBERS), NUMBERS.reshape(BLOCKS, 64).sum(1))
+    assert isinstance(sums(planted, 2), str)
+    np.testing.assert_array_equal(sums(planted), NUMBERS.reshape(BLOCKS, 64).sum(1))
 
 
 def test_unwritten_memory_is_nan():
     replaced = RIGHT.replace("  local[1] = threadIdx.x < 32 ? part[threadIdx.x + 32] : 0.0f;\n", "")
-    assert np.isnan(Device(replaced).run(NUMBERS)).all()
+    assert np.isnan(sums(library(replaced))).all()
     unwritten = RIGHT.replace("  part[threadIdx.x] = in", "  if (threadIdx.x != 7) part[threadIdx.x] = in")
-    right, wrong = (Device(RIGHT, unwritten, check=False).run(NUMBERS, kernel) for kernel in (0, 1))
+    unchecked = library(RIGHT, unwritten, check=False)
+    right, wrong = (sums(unchecked, kernel) for kernel in (0, 1))
     np.testing.assert_array_equal(right, NUMBERS.reshape(BLOCKS, 64).sum(1))
     assert np.isnan(wrong).all()
 
@@ -171,7 +141,7 @@ def test_no_compiler_says_how_to_get_one(monkeypatch):
 
 def test_what_the_compiler_refuses_is_said():
     with pytest.raises(NetcError) as caught:
-        Device(RIGHT.replace("local[0]", "no_such_name", 1))
+        library(RIGHT.replace("local[0]", "no_such_name", 1))
     assert caught.value.code == "E0741" and "kernels.cu:7" in caught.value.message, caught.value.message
 
 

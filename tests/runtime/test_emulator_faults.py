@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.runtime.emulated import Kernels
+from tests.runtime.emulated import Kernels, needs_emulator
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = needs_emulator
 
 # c[16, 16] = a[16, 64] · b[64, 16] in steps of 16 with two buffers: the first warp brings a, the second b.
 PRODUCT = """void product(float* c, half* a, half* b) {

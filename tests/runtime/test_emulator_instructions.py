@@ -1,13 +1,12 @@
 """Tensor-core and copy instructions (compiler/cuda_instructions.h) as the emulator runs them, against numpy."""
 
-import shutil
 
 import numpy as np
 import pytest
 
-from tests.runtime.emulated import Kernels
+from tests.runtime.emulated import Kernels, needs_emulator
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = needs_emulator
 
 
 def bfloat16(values):

@@ -1,15 +1,14 @@
 """specs/digits.net on the emulated GPU: the loss of every step is that of the CPU."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import netc
 from runtime.execute import Executable
+from tests.runtime.emulated import needs_emulator
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = needs_emulator
 SPECS = Path(__file__).parents[2] / "specs"
 STEPS, CHECKED = 40, 2
 

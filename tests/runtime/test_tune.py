@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +14,9 @@ from runtime import cuda, format, tune
 from runtime.errors import NetcError
 from runtime.execute import Executable
 from tests.netc.command import netc as command
+from tests.runtime.emulated import needs_emulator
 
-pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+pytestmark = needs_emulator
 LAYERS = 35  # more than one word of choices
 NET = """
 lang 1

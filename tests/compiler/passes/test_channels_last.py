@@ -7,7 +7,7 @@ import netc
 from compiler import programs
 from compiler.passes.channels_last import LAST, OUTPUTS_LAST
 from tests.compiler.passes.kernels import planned, source
-from tests.compiler.schedule.emulated import needs_emulator
+from tests.runtime.emulated import needs_emulator
 
 BODY = """  a = x -> conv(16, 3x3, pad = same) -> relu -> max_pool(3x3, stride = 1, pad = same) -> lrn(5) -> conv(24) -> relu
   b = x -> conv(8)

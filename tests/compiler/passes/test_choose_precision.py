@@ -18,6 +18,7 @@ from runtime.errors import NetcError
 from tests.compiler.equivalence import compiled
 from tests.compiler.nets import Net, nets
 from tests.compiler.passes.kernels import source
+from tests.runtime.emulated import needs_emulator
 
 NET = """  a = x -> conv(16, 3x3, pad = same) -> relu -> max_pool(2x2)
   b = a -> conv(8) -> sigmoid
@@ -184,6 +185,7 @@ def test_weights_that_are_taken_one_by_one_are_rounded_and_kept_in_f32(tmp_path)
         ["bf16", "f32"], ["bf16", "bf16"]]
 
 
+@needs_emulator
 @pytest.mark.parametrize("precision", ["bf16", "f16", "tf32"])
 def test_the_emulated_gpu_computes_the_same(tmp_path, precision):
     net = source(tmp_path, "  output y = x -> conv(4, 3x3) -> relu -> flatten -> dense(3)", "2, 5, 5")

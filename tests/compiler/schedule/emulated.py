@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from unittest import mock
 
 import numpy as np
-import pytest
 
 from compiler import cuda, dims, interpret, lower
 from compiler.build import Builder
@@ -23,7 +21,6 @@ from runtime.format import Artifact
 N = dims.symbol("N")
 LAST = Layout(order=(0, 2, 3, 1))  # channels innermost
 PACKED = Layout(order=(2, 3, 1, 0))  # outputs innermost
-needs_emulator = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 
 
 def f32(*shape) -> TensorType:
@@ -56,8 +53,6 @@ def graph_of(op: str, attrs: dict, types: list[TensorType], layouts: list[Layout
         y = b.op("copy", y)
     graph.outputs["y"] = y.name
     return graph
-
-
 
 
 def compiled(graph: Graph, design: int = 1) -> tuple[Executable, str]:

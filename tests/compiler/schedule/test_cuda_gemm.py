@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.compiler.schedule.emulated import LAST, PACKED, N, check, f32, graph_of, needs_emulator
+from tests.compiler.schedule.emulated import LAST, PACKED, N, check, f32, graph_of
+from tests.runtime.emulated import needs_emulator
 
 pytestmark = needs_emulator
 TILED = "__shared__"  # what the generic schedule of these ops does not use

@@ -4,8 +4,9 @@ import pytest
 
 from compiler.build import Builder
 from compiler.ir import Graph
-from tests.compiler.schedule.emulated import LAST, PACKED, N, check, f32, graph_of, kernels, needs_emulator
+from tests.compiler.schedule.emulated import LAST, PACKED, N, check, f32, graph_of, kernels
 from tests.compiler.schedule.test_cuda_gemm import ODD, SAME
+from tests.runtime.emulated import needs_emulator
 
 pytestmark = needs_emulator
 

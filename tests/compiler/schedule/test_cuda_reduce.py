@@ -4,7 +4,8 @@ import pytest
 
 from compiler.build import Builder
 from compiler.ir import Graph
-from tests.compiler.schedule.emulated import LAST, N, check, f32, graph_of, needs_emulator
+from tests.compiler.schedule.emulated import LAST, N, check, f32, graph_of
+from tests.runtime.emulated import needs_emulator
 
 pytestmark = needs_emulator
 

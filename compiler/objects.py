@@ -6,57 +6,35 @@ every processor that compiled code is made for. Debug sections and unwind tables
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-PROGBITS, SYMTAB, STRTAB, RELA, NOBITS = 1, 2, 3, 4, 8
-ALLOC, MERGE, STRINGS = 2, 0x10, 0x20
-LOCAL, GLOBAL, WEAK = 0, 1, 2
-SECTION, FILE = 3, 4
-UNDEFINED, ABSOLUTE = 0, 0xFFF1
-
-HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-SYMBOL = struct.Struct("<IBBHQQ")
-RELOCATION = struct.Struct("<QQq")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of an object. size counts bytes in memory; `data` is empty where they are all zero."""
-
-    name: str
-    type: int
-    flags: int
-    size: int
-    link: int
-    info: int
-    align: int
-    entry: int
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """A symbol; `section` is an index into the object's sections, UNDEFINED or ABSOLUTE."""
-
-    name: str
-    binding: int
-    type: int
-    visibility: int
-    section: int
-    value: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Object:
-    """An object file, read. header: its ELF identification, machine and flags."""
-
-    header: tuple[bytes, int, int]
-    sections: list[Section]
-    symbols: list[Symbol]
+from runtime.object_file import (
+    ABSOLUTE,
+    ALLOC,
+    FILE,
+    GLOBAL,
+    HEADER,
+    LOCAL,
+    MERGE,
+    NOBITS,
+    PROGBITS,
+    RELA,
+    RELOCATABLE,
+    RELOCATION,
+    SECTION,
+    SECTION_HEADER,
+    STRINGS,
+    STRTAB,
+    SYMBOL,
+    SYMTAB,
+    UNDEFINED,
+    WEAK,
+    ObjectFile,
+    Section,
+    Symbol,
+    read,
+)
 
 
 @dataclass
@@ -80,34 +58,10 @@ class Joined:
         return start
 
 
-def read(data: bytes) -> Object:
-    """The sections and symbols of an object file. Raises ValueError for anything else."""
-    if len(data) < HEADER.size or data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("no 64-bit little-endian ELF object")
-    ident, kind, machine, _, _, _, headers, flags, _, _, _, _, count, names = HEADER.unpack_from(data)
-    if kind != 1:
-        raise ValueError("no relocatable object")
-    raw = [SECTION_HEADER.unpack_from(data, headers + i * SECTION_HEADER.size) for i in range(count)]
-
-    def text(table: int, offset: int) -> str:
-        start = raw[table][4] + offset
-        return data[start:data.index(b"\0", start)].decode()
-
-    sections = [Section(text(names, name), kind, flags, size, link, info, align, entry,
-                        b"" if kind == NOBITS else data[offset:offset + size])
-                for name, kind, flags, _, offset, size, link, info, align, entry in raw]
-    symbols = []
-    for section in sections:
-        if section.type == SYMTAB:
-            for name, info, other, index, value, size in SYMBOL.iter_unpack(section.data):
-                symbols.append(Symbol(text(section.link, name), info >> 4, info & 15, other & 3, index, value, size))
-    return Object((ident, machine, flags), sections, symbols)
-
-
 def join(objects: Sequence[bytes], rename: Mapping[str, str]) -> bytes:
     """One object of several. Where a weak symbol is defined more than once the first definition serves.
 
-    rename: symbols that only these objects share; each becomes a local symbol of the name it maps to.
+    rename: symbols that only these objects share; each becomes a local symbol of the name it maps to. Raises ValueError.
     """
     return _Joiner(rename).join([read(data) for data in objects])
 
@@ -119,14 +73,16 @@ class _Joiner:
         self.symbols: list[Symbol] = [Symbol("", LOCAL, 0, 0, UNDEFINED, 0, 0)]
         self.by_name: dict[str, int] = {}  # non-local symbols
 
-    def join(self, objects: list[Object]) -> bytes:
-        if len({o.header for o in objects}) != 1:
+    def join(self, objects: list[ObjectFile]) -> bytes:
+        if any(o.kind != RELOCATABLE for o in objects):
+            raise ValueError("no relocatable object")
+        if len({(o.ident, o.machine, o.flags) for o in objects}) != 1:
             raise ValueError("objects of several machines")
         for each in objects:
             self.add(each)
-        return self.write(objects[0].header)
+        return self.write(objects[0])
 
-    def add(self, o: Object) -> None:
+    def add(self, o: ObjectFile) -> None:
         places: dict[int, tuple[Joined, int]] = {}  # section → the joined one and where it starts there
         dropped = {i for i in range(len(o.sections)) if self.known(o, i)}
         for index, section in enumerate(o.sections):
@@ -148,7 +104,7 @@ class _Joiner:
                         raise ValueError(f"a relocation of {section.name} refers to what is left out")
                     joined.relocations.append((start + offset, info & 0xFFFFFFFF, symbol, addend + shift))
 
-    def known(self, o: Object, index: int) -> bool:
+    def known(self, o: ObjectFile, index: int) -> bool:
         """Whether all that a section holds are weak definitions which an earlier object has too."""
         inside = [s for s in o.symbols if s.section == index and s.type != SECTION]
         return bool(inside) and all(s.binding == WEAK and s.name in self.by_name
@@ -181,7 +137,8 @@ class _Joiner:
                 raise ValueError(f"{s.name} is defined twice")
         return index, 0
 
-    def write(self, header: tuple[bytes, int, int]) -> bytes:
+    def write(self, like: ObjectFile) -> bytes:
+        """The result, for the same machine as `like`."""
         order, symbols, first_global = self.ordered()
         names = Strings()
         table = b"".join(SYMBOL.pack(names.add(s.name), s.binding << 4 | s.type, s.visibility, s.section, s.value, s.size)
@@ -191,9 +148,9 @@ class _Joiner:
         symtab = count + sum(bool(j.relocations) for j in self.sections.values()) + 1
         titles: list[str] = []
         for joined in self.sections.values():
-            like = joined.like
-            titles.append(like.name)
-            parts.append(((like.type, like.flags, joined.size, 0, 0, joined.align, like.entry), bytes(joined.data)))
+            one = joined.like
+            titles.append(one.name)
+            parts.append(((one.type, one.flags, joined.size, 0, 0, joined.align, one.entry), bytes(joined.data)))
         for number, joined in enumerate(self.sections.values(), 1):
             if joined.relocations:
                 data = b"".join(RELOCATION.pack(offset, order[symbol] << 32 | kind, addend)
@@ -212,9 +169,8 @@ class _Joiner:
             headers.append(SECTION_HEADER.pack(name, kind, flags, 0, len(out), size, link, info, align, entry))
             out += data
         out += bytes(-len(out) % 8)
-        ident, machine, flags = header
-        out[:HEADER.size] = HEADER.pack(ident, 1, machine, 1, 0, 0, len(out), flags, HEADER.size, 0, 0,
-                                        SECTION_HEADER.size, len(headers), symtab + 1)
+        out[:HEADER.size] = HEADER.pack(like.ident, RELOCATABLE, like.machine, 1, 0, 0, len(out), like.flags, HEADER.size,
+                                        0, 0, SECTION_HEADER.size, len(headers), symtab + 1)
         return bytes(out + b"".join(headers))
 
     def ordered(self) -> tuple[dict[int, int], list[Symbol], int]:

@@ -11,14 +11,20 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator
 
-HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-SYMBOL = struct.Struct("<IBBHQQ")
-RELOCATION = struct.Struct("<QQq")
-PROGBITS, SYMTAB, STRTAB, RELA, NOBITS = 1, 2, 3, 4, 8
-WRITE, ALLOC, EXECUTE = 1, 2, 4
-UNDEFINED, ABSOLUTE = 0, 0xFFF1
-GLOBAL, WEAK = 1, 2
+from runtime.object_file import (
+    ABSOLUTE,
+    ALLOC,
+    EXECUTE,
+    GLOBAL,
+    NOBITS,
+    RELA,
+    RELOCATABLE,
+    RELOCATION,
+    UNDEFINED,
+    WEAK,
+    WRITE,
+    read,
+)
 
 _X86_64 = 62
 _64, _PC32, _PLT32, _PC64, _GOTPCREL = 1, 2, 4, 24, (9, 41, 42)  # R_X86_64_…
@@ -37,8 +43,8 @@ class Code:
     """A loaded object file. It goes when nothing refers to it, so whoever calls its functions must."""
 
     def __init__(self, data: bytes, resolve: Callable[[str], int]):
-        """resolve(name): where a function of another library is, or ALONE; raises LookupError where it is nowhere. A variable
-        `__NAME` of the object that code refers to is set to what resolve has for NAME.
+        """resolve(name): where a function of another library is, or ALONE; raises LookupError where it is nowhere. A
+        variable `__NAME` of the object that code refers to is set to what resolve has for NAME.
 
         Raises Unsupported.
         """
@@ -57,18 +63,10 @@ class _Image:
     """What an object file says, and where it goes."""
 
     def __init__(self, data: bytes):
-        self.data = data
-        ident, kind, machine, _, _, _, headers, _, _, _, _, _, count, _ = HEADER.unpack_from(data)
-        if ident[:6] != b"\x7fELF\x02\x01" or kind != 1 or machine != _X86_64:
+        found = read(data)
+        if found.kind != RELOCATABLE or found.machine != _X86_64:
             raise Unsupported("no relocatable object for x86-64")
-        self.sections = [SECTION_HEADER.unpack_from(data, headers + i * SECTION_HEADER.size) for i in range(count)]
-        self.symbols: list[tuple[str, int, int, int]] = []  # name, binding, section, value
-        for _, type, _, _, offset, size, link, _, _, _ in self.sections:
-            if type == SYMTAB:
-                names = self.sections[link][4]
-                for name, info, _, section, value, _ in SYMBOL.iter_unpack(data[offset:offset + size]):
-                    start = names + name
-                    self.symbols.append((data[start:data.index(b"\0", start)].decode(), info >> 4, section, value))
+        self.sections, self.symbols = found.sections, found.symbols
         self.places: dict[int, int] = {}  # section → its address
         self.exported: dict[str, int] = {}
 
@@ -76,7 +74,7 @@ class _Image:
         relocations = list(self.relocations())
         pointers: dict[int, int] = {}  # symbol → where its address is to be kept
         for _, _, kind, symbol, _ in relocations:
-            if kind in _GOTPCREL or self.symbols[symbol][2] == UNDEFINED:
+            if kind in _GOTPCREL or self.symbols[symbol].section == UNDEFINED:
                 pointers.setdefault(symbol, len(pointers) * _STEP)
         # Code, then what is only read, then what is written; each begins on a page.
         jumps = -(-self.arrange(0, EXECUTE) // 16) * 16
@@ -85,12 +83,13 @@ class _Image:
         table = -(-self.arrange(constants, 0) // _STEP) * _STEP
         variables = _page(table + len(pointers) * _STEP)
         end = _page(self.arrange(variables, WRITE))
-        memory = mmap.mmap(-1, max(end, mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = mmap.mmap(-1, max(end, mmap.PAGESIZE), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+                           mmap.PROT_READ | mmap.PROT_WRITE)
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         for index, place in self.places.items():
-            _, type, _, _, offset, size, *_ = self.sections[index]
-            if type != NOBITS:
-                memory[place:place + size] = self.data[offset:offset + size]
+            section = self.sections[index]
+            if section.type != NOBITS:
+                memory[place:place + section.size] = section.data
         memory[alone:alone + len(_ALONE)] = _ALONE
 
         def elsewhere(name: str) -> int:
@@ -98,24 +97,24 @@ class _Image:
             return base + alone if found == ALONE else found
 
         def address(symbol: int) -> int:
-            name, _, section, value = self.symbols[symbol]
-            if section == UNDEFINED:
-                return elsewhere(name)
-            return value if section == ABSOLUTE else base + self.places[section] + value
+            s = self.symbols[symbol]
+            if s.section == UNDEFINED:
+                return elsewhere(s.name)
+            return s.value if s.section == ABSOLUTE else base + self.places[s.section] + s.value
 
         for symbol, place in pointers.items():
             struct.pack_into("<Q", memory, table + place, address(symbol))
             memory[jumps + place:jumps + place + 2] = _JUMP
             struct.pack_into("<i", memory, jumps + place + 2, table - jumps - 6)
         for symbol in {symbol for _, _, _, symbol, _ in relocations}:
-            name, _, section, _ = self.symbols[symbol]
-            if name.startswith("__TVM") and section != UNDEFINED:
-                struct.pack_into("<Q", memory, address(symbol) - base, elsewhere(name[2:]))
+            s = self.symbols[symbol]
+            if s.name.startswith("__TVM") and s.section != UNDEFINED:
+                struct.pack_into("<Q", memory, address(symbol) - base, elsewhere(s.name[2:]))
         for section, offset, kind, symbol, addend in relocations:
             place = self.places[section] + offset
             if kind in _GOTPCREL:
                 target = base + table + pointers[symbol]
-            elif self.symbols[symbol][2] == UNDEFINED and kind in (_PC32, _PLT32):
+            elif self.symbols[symbol].section == UNDEFINED and kind in (_PC32, _PLT32):
                 target = base + jumps + pointers[symbol]
             else:
                 target = address(symbol)
@@ -127,27 +126,27 @@ class _Image:
                 struct.pack_into("<i", memory, place, target + addend - base - place)
             else:
                 raise Unsupported(f"a relocation of kind {kind}")
-        self.exported = {name: base + self.places[section] + value for name, binding, section, value in self.symbols
-                         if binding in (GLOBAL, WEAK) and section in self.places}
+        self.exported = {s.name: base + self.places[s.section] + s.value for s in self.symbols
+                         if s.binding in (GLOBAL, WEAK) and s.section in self.places}
         _protect(base, constants, mmap.PROT_READ | mmap.PROT_EXEC)
         _protect(base + constants, variables - constants, mmap.PROT_READ)
         return memory
 
     def arrange(self, start: int, kind: int) -> int:
         """Places the sections of a kind (EXECUTE, WRITE, or neither) from `start` on; where they end."""
-        for index, (_, _, flags, _, _, size, _, _, align, _) in enumerate(self.sections):
-            if flags & ALLOC and flags & (EXECUTE | WRITE) == kind:
-                start = -(-start // max(align, 1)) * max(align, 1)
+        for index, section in enumerate(self.sections):
+            if section.flags & ALLOC and section.flags & (EXECUTE | WRITE) == kind:
+                start = -(-start // max(section.align, 1)) * max(section.align, 1)
                 self.places[index] = start
-                start += size
+                start += section.size
         return start
 
     def relocations(self) -> Iterator[tuple[int, int, int, int, int]]:
         """Of sections that are loaded: section, offset in it, kind, symbol, addend."""
-        for _, type, _, _, offset, size, _, target, _, _ in self.sections:
-            if type == RELA and self.sections[target][2] & ALLOC:
-                for place, info, addend in RELOCATION.iter_unpack(self.data[offset:offset + size]):
-                    yield target, place, info & 0xFFFFFFFF, info >> 32, addend
+        for section in self.sections:
+            if section.type == RELA and self.sections[section.info].flags & ALLOC:
+                for place, info, addend in RELOCATION.iter_unpack(section.data):
+                    yield section.info, place, info & 0xFFFFFFFF, info >> 32, addend
 
 
 def _page(bytes: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("dsl", "compiler", "runtime", "netc")
-FORMAT = ("runtime.format", "runtime.errors")
+FORMAT = ("runtime.format", "runtime.object_file", "runtime.errors")
 ALLOWED = {"dsl": ("dsl",), "runtime": ("runtime",), "compiler": ("compiler", "dsl", *FORMAT), "netc": ROOMS}
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from compiler import objects
+from runtime import object_file
 from runtime.errors import NetcError
 from runtime.format import Artifact, atomic
 
@@ -119,7 +119,7 @@ def write(folder: str | os.PathLike, artifact: Artifact, parameters: np.ndarray)
     Raises NetcError E0730 (no C compiler), E0731 (it refuses), E0605 (the folder cannot be written).
     """
     entry = Entry.of(artifact.manifest)
-    needed = {s.name for s in objects.read(artifact.members["host.o"]).symbols if s.name.startswith("__TVM")} - PROVIDED
+    needed = {s.name for s in object_file.read(artifact.members["host.o"]).symbols if s.name.startswith("__TVM")} - PROVIDED
     if needed:
         raise ValueError(f"kernels call {', '.join(sorted(needed))}, which the C library does not provide")
     library = link(entry, artifact.members["host.o"])

@@ -68,8 +68,20 @@ def window_size(size: Dim, kernel: int, stride: int, dilation: int, pad: tuple[i
     return out
 
 
+class Convolution(Op):
+    """What a convolution is however it is computed: of x [N, C, …] with a weight [O, C/groups, …] and a bias."""
+
+    def infer(self, a, x, w, *bias):
+        sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
+        return TensorType(x.dtype, (x.shape[0], w.shape[0], *sizes))
+
+    def macs(self, a, types, out):
+        """Of the sum over windows, as the text has it."""
+        return out.size * types[1].shape[1] * prod(a.kernel)
+
+
 @register
-class Conv(Op):
+class Conv(Convolution):
     name = "conv"
     signature = ("x: tensor, ch: int, k: dims = 1, stride: dims = 1, pad: padding = valid, dilation: dims = 1, "
                  "groups: int = 1, weight: weight = none, " + WEIGHT_ARGS.format(init="he"))
@@ -108,13 +120,6 @@ class Conv(Op):
             return {"weight": w}
         return {"weight": w, "bias": Weight((given.ch,), initializer(given.bias_init), fans, not given.frozen,
                                             decay=False, lr=given.lr * given.bias_lr)}
-
-    def infer(self, a, x, w, *bias):
-        sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
-        return TensorType(x.dtype, (x.shape[0], w.shape[0], *sizes))
-
-    def macs(self, a, types, out):
-        return out.size * prod(types[1].shape[1:])
 
     def grad(self, b, a, xs, y, g):
         shared = {k: getattr(a, k) for k in ("kernel", "stride", "dilation", "pad", "groups")}

@@ -15,7 +15,7 @@ import numpy as np
 
 from compiler.ir import LOW, TensorType
 from compiler.ops.base import Op, Reduce, register
-from compiler.ops.conv import window_size
+from compiler.ops.conv import Convolution, window_size
 from compiler.ops.winograd import tiles
 
 SIZES = (16, 24, 32, 48, 64)  # of tiles: 2^a or 3 * 2^a
@@ -72,18 +72,10 @@ class FftWeight(Op):
 
 
 @register
-class FftConv(Op):
+class FftConv(Convolution):
     """`conv` of x [N, C, H, W] with u, the `fft_weight` of its windows, and a bias; attributes of `conv`, and `tile`."""
 
     name = "fft_conv"
-
-    def infer(self, a, x, u, *bias):
-        sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
-        return TensorType(x.dtype, (x.shape[0], u.shape[0], *sizes))
-
-    def macs(self, a, types, out):
-        """Of the convolution that it computes."""
-        return out.size * types[1].shape[1] * prod(a.kernel)
 
     def flops(self, a, types, out):
         """What is computed: complex products of all tiles, and transforms of inputs and results."""

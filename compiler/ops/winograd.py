@@ -17,7 +17,7 @@ import numpy as np
 
 from compiler.ir import LOW, TensorType
 from compiler.ops.base import Op, Reduce, register
-from compiler.ops.conv import window_size
+from compiler.ops.conv import Convolution, window_size
 
 
 @cache
@@ -75,19 +75,11 @@ class WinogradWeight(Op):
 
 
 @register
-class WinogradConv(Op):
+class WinogradConv(Convolution):
     """`conv` of x [N, C, H, W] with u, the `winograd_weight` of its 3x3 windows or these themselves, and a bias;
     attributes of `conv`, and `tile`."""
 
     name = "winograd_conv"
-
-    def infer(self, a, x, u, *bias):
-        sizes = [window_size(*axis) for axis in zip(x.shape[2:], a.kernel, a.stride, a.dilation, a.pad)]
-        return TensorType(x.dtype, (x.shape[0], u.shape[0], *sizes))
-
-    def macs(self, a, types, out):
-        """Of the convolution that it computes."""
-        return out.size * types[1].shape[1] * prod(a.kernel)
 
     def flops(self, a, types, out):
         """What is computed: products of all tiles, and four additions an element in each direction of a transform."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 from tvm import tirx
@@ -19,7 +19,7 @@ from compiler import scalar
 from compiler.schedule.cpu_band import Source, band_rows, banded, padded, threads_of
 from compiler.schedule.cpu_blocked import Direct, Put, Read, direct, in_place
 from compiler.schedule.cpu_loops import i64, loops
-from compiler.schedule.cpu_tile import bound, reduction
+from compiler.schedule.cpu_tile import bound, place_of, reduction
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -85,41 +85,24 @@ class Dot(Direct):
     def tile(self, n: Any, first: Any, size: int, place: Sequence[Any], shape: tuple[int, int], read: Read, put: Put,
              index: Callable[[Any, Any], tuple[Any, Any]] = lambda y, x: (y, x)) -> None:
         lanes, view, w = self.cpu.lanes, self.window, weights(self)
-        bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
-        (rows, columns), (y0, x0) = shape, place
-        m = rows * columns
-
-        def split(i: Any) -> tuple[Any, Any]:
-            """Row and column of position i."""
-            if rows == 1:
-                return y0, x0 + i
-            if columns == 1:
-                return y0 + i, x0
-            return y0 + tirx.floordiv(i, i64(columns)), x0 + tirx.floormod(i, i64(columns))
-
+        m = prod(shape)
         sums = [T.alloc_buffer((m, lanes), "float32") for _ in range(size)]
         with T.unroll(0, i64(m)) as i:
             for j, acc in enumerate(sums):
                 with T.vectorized(0, i64(lanes)) as lane:
-                    start = bias((first + j) * lanes + lane) if bias is not None else tirx.const(0.0, "float32")
-                    T.buffer_store(acc, start, [i, lane])
+                    T.buffer_store(acc, self.start(first + j, lane), [i, lane])
         with loops((*view.kernel, self.inputs // self.chunk)) as (ky, kx, part):
             with reduction((self.chunk // 2,), m * size) as (pair,), T.unroll(0, i64(m)) as i:
-                y, x = split(i)
+                y, x = place_of(i, place, shape)
                 inputs = tirx.Broadcast(read(part, pair, y * view.stride[0] + ky * view.dilation[0] - view.pad[0],
                                              x * view.stride[1] + kx * view.dilation[1] - view.pad[1]), lanes)
                 for j, acc in enumerate(sums):
                     outputs = T.reinterpret(f"int32x{lanes}", w[
                         first + j, ky, kx, part * (self.chunk // 2) + pair, ramp(0, 2 * lanes)])
-                    place = [i, ramp(0, lanes)]
-                    total = T.call_extern(f"float32x{lanes}", "netc_dot", acc[*place], inputs, outputs)
-                    T.buffer_store(acc, total, place)
-        for j, acc in enumerate(sums):
-            def emit(store: Callable, j: int = j, acc: Any = acc) -> None:
-                with T.unroll(0, i64(m)) as i, T.vectorized(0, i64(lanes)) as lane:
-                    store((n, (first + j) * lanes + lane, *index(*split(i))), acc[i, lane])
-
-            put(first + j, emit)
+                    vector = [i, ramp(0, lanes)]
+                    total = T.call_extern(f"float32x{lanes}", "netc_dot", acc[*vector], inputs, outputs)
+                    T.buffer_store(acc, total, vector)
+        self.finish(n, first, sums, place, shape, put, index)
 
 
 def _by_pairs(conv: Dot, rows: int) -> Source:

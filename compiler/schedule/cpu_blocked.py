@@ -17,7 +17,19 @@ from tvm.script.ir_builder import tirx as T
 
 from compiler.schedule.cpu_band import CYCLES_PER_NS, band_rows, banded, copied
 from compiler.schedule.cpu_loops import PARALLEL_NS, ceildiv, i64, loops, static
-from compiler.schedule.cpu_tile import Run, Tiling, bound, choose, cut, parts, ranged, reduction, register_tile, tiling
+from compiler.schedule.cpu_tile import (
+    Run,
+    Tiling,
+    bound,
+    choose,
+    cut,
+    parts,
+    place_of,
+    ranged,
+    reduction,
+    register_tile,
+    tiling,
+)
 from compiler.schedule.kernel import Kernel, Work
 from compiler.target import Cpu
 
@@ -163,23 +175,13 @@ class Direct:
         block None: `lane` counts all channels. index(y, x): the result's row and column of a position.
         """
         lanes, view, w = self.cpu.lanes, self.window, self.kernel.operands[1].at
-        bias = self.kernel.operands[2] if len(self.kernel.operands) == 3 else None
-        (rows, columns), (y0, x0) = shape, place
         group = 0 if self.groups == 1 else tirx.floordiv(first, i64(self.blocks))
         whole = self.inputs % lanes == 0
         extents = (*view.kernel, self.inputs // lanes, lanes) if whole else (*view.kernel, self.inputs)
 
-        def split(i: Any) -> tuple[Any, Any]:
-            """Row and column of position i."""
-            if rows == 1:
-                return y0, x0 + i
-            if columns == 1:
-                return y0 + i, x0
-            return y0 + tirx.floordiv(i, i64(columns)), x0 + tirx.floormod(i, i64(columns))
-
         def x(step: Sequence[Any], i: Any) -> Any:
             ky, kx, *c = step
-            y, x_ = split(i)
+            y, x_ = place_of(i, place, shape)
             y = y * view.stride[0] + ky * view.dilation[0] - view.pad[0]
             x_ = x_ * view.stride[1] + kx * view.dilation[1] - view.pad[1]
             if not whole:
@@ -190,14 +192,22 @@ class Direct:
             ky, kx, *c = step
             return w(first + j, c[0] * lanes + c[1] if whole else c[0], ky, kx, lane)
 
-        def start(j: int, lane: Any) -> Any:
-            return bias((first + j) * lanes + lane) if bias is not None else tirx.const(0.0, "float32")
+        sums = register_tile(lanes, prod(shape), size, lambda j, lane: self.start(first + j, lane), extents, x, weight)
+        self.finish(n, first, sums, place, shape, put, index)
 
-        sums = register_tile(lanes, rows * columns, size, start, extents, x, weight)
+    def start(self, block: Any, lane: Any) -> Any:
+        """What a sum begins with."""
+        bias = self.kernel.operands[2:]
+        return bias[0](block * self.cpu.lanes + lane) if bias else tirx.const(0.0, "float32")
+
+    def finish(self, n: Any, first: Any, sums: Sequence[Any], place: Sequence[Any], shape: tuple[int, int], put: Put,
+               index: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+        """Hands over the sums of a tile, a block at a time."""
+        lanes = self.cpu.lanes
         for j, acc in enumerate(sums):
             def emit(store: Callable, j: int = j, acc: Any = acc) -> None:
-                with T.unroll(0, i64(rows * columns)) as i, T.vectorized(0, i64(lanes)) as lane:
-                    store((n, (first + j) * lanes + lane, *index(*split(i))), acc[i, lane])
+                with T.unroll(0, i64(prod(shape))) as i, T.vectorized(0, i64(lanes)) as lane:
+                    store((n, (first + j) * lanes + lane, *index(*place_of(i, place, shape))), acc[i, lane])
 
             put(first + j, emit)
 

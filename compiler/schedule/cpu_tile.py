@@ -42,6 +42,16 @@ def cut(total: int, most: int) -> tuple[Run, ...]:
     return tuple(run for run in runs if run.count)
 
 
+def place_of(i: Any, first: Sequence[Any], shape: tuple[int, int]) -> tuple[Any, Any]:
+    """Row and column of position i of a tile of `shape` that begins at `first`."""
+    (y, x), (rows, columns) = first, shape
+    if rows == 1:
+        return y, x + i
+    if columns == 1:
+        return y + i, x
+    return y + tirx.floordiv(i, i64(columns)), x + tirx.floormod(i, i64(columns))
+
+
 def positions(cpu: Cpu, n: int) -> int:
     """How many positions a tile of n vectors may have: m*n sums, n weights and one broadcast are registers.
 

@@ -14,6 +14,7 @@ from runtime.errors import NetcError
 from runtime.execute import Executable
 from runtime.format import read
 from tests.compiler import emulator
+from tests.small import step_feeds
 
 NET = """
 lang 1
@@ -146,9 +147,7 @@ def parameters_stay_on_the_gpu(exe):
     before = exe.parameters["out.weight"]
     with pytest.raises(ValueError, match="read-only"):
         before[...] = 0
-    feeds = {"x": X, "y": np.zeros((5, 3), "f4"), "train/lr": np.float32(0.1), "lr": np.float32(0.1),
-             "step": np.float32(1), "train/step": np.float32(1), "seed": np.uint32(0), "train/seed": np.uint32(0)}
-    feeds = {a["name"]: feeds[a["name"]] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"}
+    feeds = step_feeds(exe, 0, 0.1, x=X, y=np.zeros((5, 3), "f4"))
     inputs = sum(np.asarray(v).nbytes for v in feeds.values())
     exe.call("step", feeds)
     copied()

@@ -13,21 +13,8 @@ from runtime.errors import NetcError
 from runtime.execute import Executable
 from runtime.format import read
 from tests.compiler import emulator
+from tests.small import ROWS, step_feeds
 
-NET = """
-lang 1
-
-net small {
-  input x: f32[N, 4]
-  label y: i32[N] in 3
-  logits = x -> dense(8) -> softmax -> dense(3)
-  output p = logits -> softmax
-  loss cross_entropy(logits, y)
-}
-
-data none { source = "npz:none.npz", batch = 5 }
-train fit { optimizer = sgd(lr = 0.1), run = 1 epochs }
-"""
 X = np.random.default_rng(0).standard_normal((5, 4)).astype("f4")
 RECORDED = ("StreamCreateWithFlags StreamBeginCapture StreamEndCapture GraphInstantiate GraphDestroy StreamDestroy "
             "GraphLaunch").split()
@@ -107,15 +94,12 @@ def few_graphs_are_kept(artifact):
 
 def a_step_is_recorded_in_its_parts(artifact):
     exe, cut = Executable(artifact, "cuda"), artifact.manifest["programs"]["step"]["update_from"]
-    names = [a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"]
     losses = {}
     for device in ("cuda", "cuda-emulator"):
         exe, losses[device] = Executable(artifact, device), []
         called()
         for step in range(4):
-            feeds = {"x": X, "y": np.arange(5, dtype="i4") % 3, "lr": np.float32(0.1), "step": np.float32(step + 1),
-                     "seed": np.uint32(step)}
-            bound = exe.bind("step", {name: feeds[name.removeprefix("train/")] for name in names})
+            bound = exe.bind("step", step_feeds(exe, step, 0.1, x=X, y=np.arange(5, dtype="i4") % 3))
             bound(0, cut)
             losses[device].append(float(bound.results["loss"]))
             bound(cut)
@@ -224,7 +208,7 @@ SCENES = [a_program_is_recorded_once, each_batch_is_recorded, arrays_on_the_gpu_
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What each scene said, of those that went wrong."""
-    artifact, environment = emulator.deployed(tmp_path_factory.mktemp("calls"), NET)
+    artifact, environment = emulator.deployed(tmp_path_factory.mktemp("calls"), ROWS)
     done = subprocess.run([sys.executable, __file__, str(artifact)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return dict(part.split("\n", 1) for part in done.stdout.split("SCENE ")[1:])

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-import netc as api
 from compiler import dims
 from netc.api import choices
 from runtime import format
 from runtime.errors import NetcError
 from runtime.measure import random_feeds, time_kernels
 from tests.netc.command import SPECS, netc
+from tests.small import loaded
 
 NET = """lang 1
 net small {
@@ -24,9 +24,7 @@ net small {
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    path = tmp_path_factory.mktemp("batches") / "small.net"
-    path.write_text(NET)
-    return api.load(path)
+    return loaded(tmp_path_factory.mktemp("batches"), NET)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-import netc
 from compiler.target import TargetError, halves
 from netc.api import target_of
 from runtime import cuda, devices, format
@@ -15,6 +14,7 @@ from runtime.errors import NetcError
 from runtime.execute import Executable
 from tests.netc.command import netc as command
 from tests.runtime.emulated import needs_emulator
+from tests.small import loaded
 
 NET = """
 lang 1
@@ -30,9 +30,7 @@ net tiny {
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    place = tmp_path_factory.mktemp("devices") / "tiny.net"
-    place.write_text(NET)
-    return netc.load(place)
+    return loaded(tmp_path_factory.mktemp("devices"), NET)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def test_halves_share_weights_and_texts_only(fat):
     assert half.members["host.o"] != fat.members["host.o"] and "kernels.cu" not in half.members
     assert half.members[format.WEIGHTS] == fat.members[format.WEIGHTS]
     assert sum(name.endswith(format.WEIGHTS) for name in fat.members) == 1
-    assert [name for name in fat.members if name.startswith("source/")] == ["source/0-tiny.net"]
+    assert [name for name in fat.members if name.startswith("source/")] == ["source/0-x.net"]
     assert format.half(fat, "cuda") is fat
 
 

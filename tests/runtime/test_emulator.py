@@ -5,12 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from netc.cli import cli
 from runtime.emulator import build
 from runtime.emulator.device import Emulator, _order
 from runtime.errors import NetcError
-from runtime.format import size
+from runtime.execute import Executable
+from runtime.format import Artifact, size, write
 from tests.runtime.emulated import Kernels, needs_emulator
+from tests.small import IMAGES, loaded, step_feeds
 
 pytestmark = needs_emulator
 
@@ -152,50 +156,28 @@ def test_no_order(text):
     assert caught.value.code == "E0743"
 
 
-def net_of(folder):
-    import netc
-    (folder / "tiny.net").write_text("""
-lang 1
-net tiny(classes: int = 3) {
-  input image: u8[N, 1, 5, 5]
-  label kind: i32[N] in classes
-  logits = image -> scale(1/255) -> conv(4, 3x3) -> relu -> max_pool(2x2, stride = 1) -> flatten -> dense(classes)
-  output p = logits -> softmax
-  loss cross_entropy(logits, kind)
-}
-data none { source = "npz:none.npz", batch = 6 }
-train fit { net = tiny, data = none, optimizer = adam(lr = 0.01), run = 1 epochs, seed = 3 }
-""")
-    return netc.load(folder / "tiny.net")
-
-
 def test_a_net_trains_as_on_the_cpu_with_all_checks(tmp_path, monkeypatch):
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
     monkeypatch.setenv("NETC_EMULATOR_ORDER", "random:3")
-    net = net_of(tmp_path)
+    net = loaded(tmp_path, IMAGES)
     rng = np.random.default_rng(0)
-    feeds = {"image": rng.integers(0, 256, (6, 1, 5, 5)).astype("u1"), "kind": rng.integers(0, 3, 6).astype("i4")}
+    batch = {"image": rng.integers(0, 256, (6, 1, 5, 5)).astype("u1"), "kind": rng.integers(0, 3, 6).astype("i4")}
     losses = {}
     for target in ("cpu", "cuda-emulator"):
         exe = net.compile("train", target, seed=1)
         assert isinstance(exe._memory, Emulator) == (target != "cpu")
-        names = {a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"}
-        losses[target] = []
-        for step in range(6):
-            given = {"seed": np.uint32(step), "step": np.float32(step + 1), "lr": np.float32(0.01), **feeds}
-            losses[target].append(float(exe.call("step", {k: v for k, v in given.items() if k in names})["loss"]))
+        losses[target] = [float(exe.call("step", step_feeds(exe, step, 0.01, **batch))["loss"]) for step in range(6)]
     np.testing.assert_allclose(losses["cuda-emulator"], losses["cpu"], rtol=0, atol=1e-4)
     assert losses["cpu"][-1] < losses["cpu"][0]
 
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):
-    return net_of(tmp_path_factory.mktemp("net")).build("run", "cuda-emulator")
+    return loaded(tmp_path_factory.mktemp("net"), IMAGES).build("run", "cuda-emulator")
 
 
 def planted_in(artifact, number, statement):
     """The artifact with a statement at the beginning of a kernel of `run`, and the line where it stands."""
-    from runtime.format import Artifact
     source = artifact.members["kernels.cu"].decode()
     name = artifact.manifest["programs"]["run"]["kernels"][number]["function"]
     start = source.index(") {\n", source.rindex(f" {name}(")) + 4
@@ -213,7 +195,6 @@ ONCE = "if (blockIdx.x == 0 && threadIdx.x == 0)"
     (f"{ONCE} p1[0] = p0[1 << 12];", "reads global memory out of bounds"),
 ])
 def test_a_fault_in_a_net_names_layer_tensor_and_line(deployed, monkeypatch, statement, what):
-    from runtime.execute import Executable
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
     assert not any(name.endswith(".cubin") for name in deployed.members)
     wrong, line = planted_in(deployed, 1, statement)
@@ -229,7 +210,6 @@ def test_a_fault_in_a_net_names_layer_tensor_and_line(deployed, monkeypatch, sta
 
 
 def test_an_index_that_leaves_a_tensor_but_not_the_arena_is_a_fault(deployed, monkeypatch):
-    from runtime.execute import Executable
     monkeypatch.setenv("NETC_EMULATOR_CHECK", "1")
     image = np.zeros((2, 1, 5, 5), "u1")
     kernels = deployed.manifest["programs"]["run"]["kernels"]
@@ -246,17 +226,12 @@ def test_an_index_that_leaves_a_tensor_but_not_the_arena_is_a_fault(deployed, mo
 
 
 def test_an_artifact_for_the_cpu_has_nothing_to_emulate(tmp_path):
-    from runtime.execute import Executable
     with pytest.raises(NetcError) as caught:
-        Executable(net_of(tmp_path).build("run"), "cuda-emulator")
+        Executable(loaded(tmp_path, IMAGES).build("run"), "cuda-emulator")
     assert caught.value.code == "E0744"
 
 
 def test_verbs_choose_the_emulator(deployed, tmp_path):
-    from click.testing import CliRunner
-
-    from netc.cli import cli
-    from runtime.format import write
     place = str(tmp_path / "tiny.netb")
     write(place, deployed.manifest, deployed.members)
     np.save(tmp_path / "image.npy", np.ones((1, 1, 5, 5), "u1"))

@@ -7,6 +7,7 @@ import numpy as np
 import netc
 from runtime.execute import Executable
 from tests.runtime.emulated import needs_emulator
+from tests.small import step_feeds
 
 pytestmark = needs_emulator
 SPECS = Path(__file__).parents[2] / "specs"
@@ -16,13 +17,11 @@ STEPS, CHECKED = 40, 2
 def losses(artifact, steps: int) -> list[float]:
     exe = Executable(artifact)
     data = np.load(SPECS / "data" / "digits.npz")
-    names = {a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"}
     found = []
     for step in range(steps):
         examples = np.random.default_rng(step).integers(0, len(data["image"]), 32)
-        given = {"seed": np.uint32(step), "step": np.float32(step + 1), "lr": np.float32(2e-3),
-                 "image": data["image"][examples], "digit": data["digit"][examples].astype("i4")}
-        found.append(float(exe.call("step", {k: v for k, v in given.items() if k in names})["loss"]))
+        feeds = step_feeds(exe, step, 2e-3, image=data["image"][examples], digit=data["digit"][examples].astype("i4"))
+        found.append(float(exe.call("step", feeds)["loss"]))
     return found
 
 

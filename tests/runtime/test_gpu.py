@@ -5,33 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import netc
 from runtime import cuda
 from runtime.errors import NetcError
 from runtime.execute import Executable
+from tests.small import IMAGES, loaded, step_feeds
 
 pytestmark = pytest.mark.skipif(not cuda.present(), reason="needs an NVIDIA GPU")
-NET = """
-lang 1
-net tiny {
-  input image: u8[N, 1, 5, 5]
-  label digit: i32[N] in 3
-  logits = image -> scale(1/255) -> conv(4, 3x3) -> relu -> max_pool(2x2, stride = 1) -> flatten -> dense(3)
-  output p = logits -> softmax
-  loss cross_entropy(logits, digit)
-}
-data none { source = "npz:none.npz", batch = 5 }
-train fit { optimizer = adam(lr = 0.01), run = 1 epochs }
-"""
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 1, 5, 5)).astype("u1")
-FEEDS = {"image": IMAGE, "digit": np.arange(5, dtype="i4") % 3, "lr": np.float32(0.01)}
+KIND = np.arange(5, dtype="i4") % 3
 
 
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
-    place = tmp_path_factory.mktemp("gpu") / "tiny.net"
-    place.write_text(NET)
-    return netc.load(place)
+    return loaded(tmp_path_factory.mktemp("gpu"), IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +31,7 @@ def cpu(net):
 
 
 def steps(exe, count=4):
-    names = [a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"]
-    losses = []
-    for step in range(count):
-        feeds = {**FEEDS, "step": np.float32(step + 1), "seed": np.uint32(step)}
-        losses.append(exe.call("step", {name: feeds[name.removeprefix("train/")] for name in names})["loss"])
+    losses = [exe.call("step", step_feeds(exe, step, 0.01, image=IMAGE, kind=KIND))["loss"] for step in range(count)]
     return np.array(losses), exe.parameters.tensors("weight")
 
 
@@ -103,8 +85,8 @@ def test_arrays_stay_on_the_gpu(artifact):
 
 
 def test_no_room_says_what_would_fit(tmp_path):
-    (tmp_path / "wide.net").write_text("lang 1\nnet wide {\n  input x: f32[N, 1]\n  output y = x -> dense(65536) -> softmax\n}\n")
-    exe = netc.load(tmp_path / "wide.net").compile(device="cuda")
+    wide = "lang 1\nnet wide {\n  input x: f32[N, 1]\n  output y = x -> dense(65536) -> softmax\n}\n"
+    exe = loaded(tmp_path, wide).compile(device="cuda")
     with pytest.raises(NetcError) as caught:
         exe(x=exe.local({"x": np.zeros((4_000_000, 1), "f4")})["x"])
     assert caught.value.code == "E0723" and "a batch of" in caught.value.hint, str(caught.value)

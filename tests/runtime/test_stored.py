@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import netc
 from netc import NetcError
 from runtime import format
 from runtime.execute import Executable
 from runtime.stored import Stored
+from tests.small import loaded
 
 NET = """lang 1
 net small {
@@ -23,8 +23,7 @@ net small {
 def made(tmp_path_factory):
     """An executable, and the path of its artifact."""
     folder = tmp_path_factory.mktemp("stored")
-    (folder / "small.net").write_text(NET)
-    exe = netc.load(folder / "small.net").compile()
+    exe = loaded(folder, NET).compile()
     format.write(folder / "small.netb", exe.manifest, exe.artifact.members)
     return exe, folder / "small.netb"
 

@@ -15,28 +15,17 @@ from runtime.errors import NetcError
 from runtime.execute import Executable
 from tests.netc.command import netc as command
 from tests.runtime.emulated import needs_emulator
+from tests.small import ROWS, step_feeds
 
 pytestmark = needs_emulator
 LAYERS = 35  # more than one word of choices
-NET = """
-lang 1
-net tiny {
-  input x: f32[N, 4]
-  label y: i32[N] in 3
-  logits = x -> dense(8) -> softmax -> dense(3)
-  output p = logits -> softmax
-  loss cross_entropy(logits, y)
-}
-data none { source = "npz:none.npz", batch = 5 }
-train fit { optimizer = sgd(lr = 0.1), run = 1 epochs }
-"""
 X = np.random.default_rng(0).standard_normal((5, 4)).astype("f4")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("tune") / "tiny.net"
-    place.write_text(NET)
+    place.write_text(ROWS)
     return place
 
 
@@ -72,10 +61,7 @@ def test_a_driver_calls_the_chosen_variants(tmp_path, monkeypatch):
 
 def test_variants_compute_the_same(built):
     exe = Executable(format.Artifact(copy.deepcopy(built.manifest), built.members))
-    names = [a["name"] for a in exe.programs["step"]["arguments"] if a["kind"] == "input"]
-    scalars = {"lr": np.float32(0.1), "step": np.float32(1), "seed": np.uint32(0)}
-    feeds = {"x": X, "y": np.arange(5, dtype="i4") % 3, **scalars}
-    feeds = {name: feeds[name.removeprefix("train/")] for name in names}
+    feeds = step_feeds(exe, 0, 0.1, x=X, y=np.arange(5, dtype="i4") % 3)
     start, found = exe.parameters.tensors(), []
     for rank in range(3):
         for path, value in start.items():
